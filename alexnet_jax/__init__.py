@@ -1,0 +1,3 @@
+"""The 2012 AlexNet, executable."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,236 @@
+"""What a run saves, and how it comes back, on whatever devices there are then.
+
+A checkpoint is one orbax directory with two trees of global arrays, `model` (all that evaluation
+needs) and `training` (momentum, step, plateau, running sums), and a record: the position of the
+input and a fingerprint of each tree. Orbax reads altered bytes without a word; the fingerprints
+notice, and the run goes back to the checkpoint before.
+"""
+
+import json
+import logging
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from orbax.checkpoint import v1 as ocp
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.model import towers
+
+Tree = Any
+Record = dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of a run: the latest few, and the best by validation error.
+
+    A context manager; leaving it waits for a save under way.
+    """
+
+    def __init__(self, directory: Path, keep: int = 3, *, read_only: bool = False) -> None:
+        """Args:
+        directory: where they are, or will be.
+        keep: how many of the latest are kept.
+        read_only: leave unfinished saves alone, as another process may be writing them.
+
+        Raises:
+            UserError: the directory cannot be written.
+        """
+        self.directory = directory
+        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every step of a save
+        preservation = ocp.training.preservation_policies
+        best = preservation.BestN(
+            get_metric_fn=lambda metrics: metrics["top1_error"],
+            reverse=True,  # else the largest error is the best
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        try:
+            if not read_only:
+                directory.mkdir(parents=True, exist_ok=True)
+            self._checkpointer = ocp.training.Checkpointer(
+                directory.absolute(),
+                save_decision_policy=_Always(),
+                preservation_policy=preservation.AnyPreservationPolicy(
+                    [preservation.LatestN(keep), best]
+                ),
+                cleanup_tmp_directories=not read_only,
+            )
+        except OSError as error:
+            raise UserError(f"cannot write checkpoints to {directory}: {error.strerror}") from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None:
+            self.wait()
+        try:
+            self._checkpointer.close()
+        except Exception:
+            # A failed save raises here once more; the first error is the one to show.
+            if error[0] is None:
+                raise
+
+    def steps(self) -> list[int]:
+        """The steps there are complete checkpoints of, in order."""
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
+    def best(self) -> int | None:
+        """The step with the lowest validation error, if any was measured."""
+        measured = [c for c in self._checkpointer.checkpoints if c.metrics]
+        if not measured:
+            return None
+        return min(measured, key=lambda c: c.metrics["top1_error"]).step
+
+    def save(self, step: int, trees: dict[str, Tree], record: Record, error: float | None) -> None:
+        """Starts to save; the arrays are copied before this returns, the files are written later.
+
+        Args:
+            step: updates so far.
+            trees: name to tree of global arrays.
+            record: plain data that comes back with them.
+            error: the validation's top-1 error at this step, if there was a validation.
+
+        Raises:
+            UserError: the save before this one failed, or this one could not start.
+        """
+        prints = {name: int(fingerprint(tree)) for name, tree in trees.items()}
+        record = {**record, "step": step, "fingerprints": prints}
+        self._carefully(
+            lambda: self._checkpointer.save_checkpointables_async(
+                step,
+                trees,
+                metrics=None if error is None else {"top1_error": error},
+                custom_metadata={**record, "checksum": _checksum(record)},
+            )
+        )
+
+    def wait(self) -> None:
+        """Waits until the files are written.
+
+        Raises:
+            UserError: they could not be (a full disk, say); the earlier checkpoints stand.
+        """
+        self._carefully(self._checkpointer.wait)
+
+    def _carefully(self, do: Callable[[], Any]) -> None:
+        try:
+            do()
+        except Exception as error:  # tensorstore has an error type for each file system
+            kept = ", ".join(map(str, self.steps())) or "none"
+            raise UserError(
+                f"could not save a checkpoint to {self.directory}: {_first_line(error)}. "
+                f"Checkpoints that stand: {kept}. Free some space or mend the permissions, and "
+                "give the same command again to go on."
+            ) from error
+
+    def restore(
+        self,
+        abstract: dict[str, Tree],
+        mesh: Mesh,
+        step: int | None = None,
+        say: Callable[[str], None] = print,
+    ) -> tuple[dict[str, Tree], Record] | None:
+        """The newest sound checkpoint, or that of `step`, on the devices of `mesh`.
+
+        Args:
+            abstract: the trees wanted, of `jax.ShapeDtypeStruct`; may be fewer than were saved.
+            mesh: where they shall lie.
+            step: one checkpoint and no other.
+            say: told about damaged ones.
+
+        Returns:
+            The trees and the record, or None if there is no checkpoint at all.
+
+        Raises:
+            UserError: there are checkpoints, but none is sound.
+        """
+        steps = self.steps() if step is None else [step]
+        if not steps:
+            return None
+        targets = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            abstract,
+            towers.shardings(abstract, mesh),
+        )
+        for candidate in reversed(steps):
+            try:
+                restored, record = self._load(candidate, targets)
+            except Exception as error:
+                say(
+                    f"checkpoint {self.directory / str(candidate)} is damaged: "
+                    f"{_first_line(error)}"
+                )
+                continue
+            if candidate != steps[-1]:
+                say(f"falling back to the checkpoint of step {candidate}")
+            return restored, record
+        raise UserError(
+            f"no checkpoint in {self.directory} can be read (tried: "
+            f"{', '.join(map(str, reversed(steps)))}). Restore the files from a backup, or train "
+            "again in an empty --workdir."
+        )
+
+    def _load(self, step: int, targets: dict[str, Tree]) -> tuple[dict[str, Tree], Record]:
+        record = dict(self._checkpointer.metadata(step).custom_metadata or {})
+        if record.pop("checksum", None) != _checksum(record):
+            raise ValueError("its record has been altered")
+        restored = self._checkpointer.load_checkpointables(step, targets)
+        for name, tree in restored.items():
+            if int(fingerprint(tree)) != record["fingerprints"][name]:
+                raise ValueError(f"its {name} arrays are not those that were saved")
+        return restored, record
+
+    def discard_after(self, step: int) -> list[Path]:
+        """Moves checkpoints newer than `step`, which were found damaged, out of the run's way."""
+        moved = []
+        for newer in [s for s in self.steps() if s > step]:
+            aside = self.directory.parent / "damaged_checkpoints" / str(newer)
+            while aside.exists():
+                aside = aside.with_name(aside.name + "x")
+            aside.parent.mkdir(exist_ok=True)
+            (self.directory / str(newer)).rename(aside)
+            moved.append(aside)
+        self._checkpointer.reload()
+        return moved
+
+
+class _Always:
+    """Saves when told to, and only then; orbax's own policy adds and skips saves."""
+
+    def should_save(self, step: Any, previous_steps: Any, *, context: Any) -> bool:
+        del step, previous_steps, context
+        return True
+
+
+@jax.jit
+def fingerprint(tree: Tree) -> jax.Array:
+    """A 32-bit number that changes with any single word of any array, on any mesh the same.
+
+    The sum, modulo 2 ** 32, of every word times an odd number that depends on its place. Integer
+    sums do not care about order, so sharded arrays are summed where they lie.
+    """
+    total = jnp.uint32(0)
+    for number, leaf in enumerate(jax.tree.leaves(tree)):
+        unsigned = np.dtype(f"uint{8 * leaf.dtype.itemsize}")
+        words = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+        place = jnp.zeros(leaf.shape, jnp.uint32)
+        for axis, size in enumerate(leaf.shape):
+            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+        total += jnp.uint32(2 * number + 1) * jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
+    return total
+
+
+def _checksum(record: Record) -> int:
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,67 @@
+"""Every field of a run, with the values of the 2012 training of the full network."""
+
+import dataclasses
+
+from ml_collections import ConfigDict, config_dict
+
+from alexnet_jax.configs import presets
+from alexnet_jax.model import Network
+
+
+def get_config(preset: str = "reconciled") -> ConfigDict:
+    """The 2012 run. `preset` is one of the three readings in `presets`."""
+    config = ConfigDict()
+    config.preset = preset
+    config.seed = 0  # of the initial weights, the dropout masks and the input's order
+    config.batch_size = 128  # images a step, over all devices (paper section 5)
+    config.epochs = 90.0  # may be fractional; "roughly 90 cycles" (section 5)
+
+    config.model = ConfigDict(dataclasses.asdict(Network()))
+
+    config.optim = ConfigDict()
+    config.optim.schedule = "steps"  # 'steps', 'plateau' or 'dexp'; see optim.py
+    config.optim.learning_rate = 0.01
+    config.optim.momentum = 0.9
+    config.optim.weight_decay = 0.0005
+    config.optim.decay_biases = False  # layer.cu:565
+    config.optim.bias_multiplier = 2.0  # of the weights' rate (layer-params-145.cfg)
+    # 'steps': the shares of the run after which the rate is divided by 10
+    # (25, 51 and 79 of 91 epochs; layer-params-145.cfg:169-181).
+    config.optim.drops = (0.27, 0.56, 0.87)
+    config.optim.bias_drops = (0.27, 0.56, 0.87)
+    # Shares of the run after which conv1's weights go to a rate of 1e-5, and are frozen; 1 is never.
+    config.optim.conv1_slow_after = 1.0
+    config.optim.conv1_frozen_after = 1.0
+    # 'plateau': validations without a better top-1 error before the rate is divided by 10, three
+    # times at most (section 5).
+    config.optim.patience = 5
+
+    config.data = ConfigDict()
+    config.data.source = "tfds:imagenet2012"  # or embedded, fashion_mnist, idx:DIR, folder:DIR
+    config.data.dir = config_dict.placeholder(str)  # None: TFDS's own
+    config.data.size = 256  # the fixed resolution (section 2)
+    config.data.train = "train"
+    config.data.validation = "validation"  # looked at during training; '' for none
+    config.data.test = "validation"  # looked at once, at the end: the labels of ImageNet's test
+    # split are not public, so the paper's own Table 2 is on the validation split.
+    config.data.holdout = 0  # training images set aside as the split 'validation'
+    config.data.flip = True  # section 4.1, the first form of augmentation
+    config.data.last_offset = True  # 33 x 33 crops (convdata_jpeg.py:239); False: the printed 32 x 32
+    config.data.mean = "centre"  # centre crop of the mean image (convdata_jpeg.py:95), or 'aligned'
+    config.data.lighting = "sqrt"  # of the eigenvalues (convdata_jpeg.py:155-179);
+    # 'eigenvalue': as printed, for pixels scaled to 0..1; 'none'
+    config.data.lighting_until = 0.75  # share of the run, as in the lab notes
+    config.data.lighting_divisor = 1.0  # of the image while lighting is on
+    config.data.lighting_on = "host"  # or 'device': exact and faster
+
+    config.mesh = ConfigDict()
+    config.mesh.data = 0  # 0: all devices
+    config.mesh.tower = 0  # 0: two towers when the number of devices is even
+
+    config.eval_batch_size = 128
+    config.log_every = 100  # steps
+    config.eval_every = 1.0  # epochs
+    config.checkpoint_every = 1.0  # epochs
+    config.keep_checkpoints = 3  # the latest; the best one is kept besides
+
+    return presets.apply(config, preset)

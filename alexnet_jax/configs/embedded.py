@@ -1,0 +1,29 @@
+"""A quarter of every width, on the dataset that the package draws itself.
+
+    python -m alexnet_jax.main --workdir=/tmp/alexnet
+
+Needs no download. 6,000 training images of 20 classes.
+"""
+
+from ml_collections import ConfigDict
+
+from alexnet_jax.configs import base, small
+
+
+def get_config(preset: str = "reconciled") -> ConfigDict:
+    """See the module."""
+    config = base.get_config(preset)
+    config.batch_size = 64
+    config.epochs = 5.0
+
+    config.data.source = "embedded"
+    config.data.size = 128
+    config.data.test = "test"
+
+    config.model.classes = 20
+    config.model.input_size = 112
+    small.shrink(config.model, conv=1 / 4, fc=1024)
+
+    config.optim.drops = config.optim.bias_drops = (0.8, 0.93)
+    config.log_every = 20
+    return config

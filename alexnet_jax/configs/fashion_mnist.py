@@ -1,0 +1,28 @@
+"""Fashion-MNIST: 60,000 real images, 28 x 28 pixels of grey, 10 classes.
+
+    python -m alexnet_jax.main --workdir=W --config=fashion_mnist
+"""
+
+from ml_collections import ConfigDict
+
+from alexnet_jax.configs import base, small
+
+
+def get_config(preset: str = "reconciled") -> ConfigDict:
+    """See the module."""
+    config = base.get_config(preset)
+    config.batch_size = 128
+    config.epochs = 10.0
+
+    config.data.source = "fashion_mnist"
+    config.data.size = 32
+    config.data.validation = ""
+    config.data.test = "test"
+    config.data.lighting = "none"  # the images are grey
+
+    config.model.classes = 10
+    config.model.input_size = 28
+    config.model.conv1.kernel, config.model.conv1.stride = 5, 1
+    config.model.conv1.padding = (2, 2)
+    small.shrink(config.model, conv=1 / 4, fc=512)
+    return config

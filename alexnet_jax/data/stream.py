@@ -1,0 +1,214 @@
+"""Training batches by grain, and evaluation batches in which every example counts once.
+
+The stream is grain over *indices*: shuffle, repeat, batch, then one map for each batch that cuts
+all crops into one array. A map for each image costs three times as much in grain's machinery, and
+worker processes cost more than they bring at these speeds.
+
+Batch k is a pure function of (seed, k): the order comes from grain's shuffle, a new one each epoch,
+and the random numbers from a Philox generator with the key (seed, k). So a stream resumes exactly
+from the number k alone, and several processes agree without talking.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import grain
+import numpy as np
+
+from alexnet_jax.data import augment
+from alexnet_jax.data.cache import Cache
+from alexnet_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+def training_stream(
+    cache: Cache,
+    *,
+    batch_size: int,
+    crop: int,
+    seed: int,
+    lighting: augment.Lighting = "sqrt",
+    lighting_steps: int | None = None,
+    lighting_on: Literal["host", "device"] = "host",
+    last_offset: bool = True,
+    flip: bool = True,
+    with_offsets: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+    split: str = "train",
+    threads: int = 1,
+) -> grain.IterDataset:
+    """An endless stream of augmented batches.
+
+    Epochs follow each other without a gap: every image comes once in each run of len(split)
+    examples, and a batch may hold the end of one epoch and the start of the next.
+
+    Args:
+        cache: the dataset.
+        batch_size: B, over all processes.
+        crop: side of the crops in pixels, at most `cache.size`.
+        seed: 0 to 2**32 - 1; decides everything.
+        lighting: how far PCA lighting goes, see `augment.lighting_shift`.
+        lighting_steps: lighting stops at this step (the released run's last quarter had none);
+            None for never.
+        lighting_on: 'host' adds the rounded shift to the uint8 crops; 'device' leaves them and
+            sends the shift along.
+        last_offset: 33 crop positions a side as in the released code, not 32 as the paper counts.
+        flip: mirror half of the images.
+        with_offsets: yield the offsets too (for the mean under each crop, as the paper has it).
+        process_index: which of the equal blocks of rows to cut, see `process_share`.
+        process_count: how many such blocks the batch has.
+        split: which split to train on.
+        threads: threads that prepare batches; the stream is the same for any number.
+
+    Returns:
+        A grain dataset of dicts: image uint8 (b, crop, crop, 3); label int32 (b,); with
+        lighting_on='device' shift float32 (b, 3) in grey levels, zeros once lighting is over, so
+        that the compiled step keeps one signature; with_offsets: offset int32 (b, 3), see
+        `augment.Draws`. b = batch_size / process_count.
+
+    Raises:
+        UserError: if the sizes do not fit the dataset.
+    """
+    if split not in cache.images:
+        raise UserError(f"{cache.name} has no split {split!r}, only {sorted(cache.images)}")
+    images, labels = cache.images[split], cache.labels[split]
+    _check_sizes(cache, len(images), batch_size, crop, process_count, split)
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}: expected 0 to {2**32 - 1}")
+    positions = augment.crop_positions(cache.size, crop, last_offset)
+    local = batch_size // process_count
+    rows = slice(process_index * local, (process_index + 1) * local)
+
+    def load(step: int, indices: np.ndarray) -> Batch:
+        rng = np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))
+        draws = augment.draw(rng, batch_size, positions, flip).rows(rows)
+        indices = indices[rows]
+        lit = lighting != "none" and (lighting_steps is None or step < lighting_steps)
+        shift = augment.lighting_shift(
+            draws.alphas, cache.eigenvalues, cache.eigenvectors, lighting if lit else "none"
+        )
+        on_host = shift if lit and lighting_on == "host" else None
+        batch = {
+            "image": augment.cut(images, indices, draws.offsets, crop, on_host),
+            "label": labels[indices],
+        }
+        if lighting_on == "device":
+            batch["shift"] = shift
+        if with_offsets:
+            batch["offset"] = draws.offsets
+        return batch
+
+    # `batch` comes after `repeat`, so no epoch ends in a short batch and no example is dropped.
+    order = grain.MapDataset.range(len(images)).seed(seed).shuffle().repeat()
+    batches = order.batch(batch_size).map_with_index(load)
+    return batches.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    )
+
+
+def _check_sizes(
+    cache: Cache, count: int, batch_size: int, crop: int, process_count: int, split: str
+) -> None:
+    if not 1 <= batch_size <= count:
+        raise UserError(
+            f"batch_size={batch_size}: expected 1 to {count}, the images of {cache.name} {split}"
+        )
+    if batch_size % process_count:
+        raise UserError(f"batch_size={batch_size} does not divide into {process_count} equal parts")
+    if not 1 <= crop <= cache.size:
+        raise UserError(f"crop={crop}: the cached images are {cache.size} pixels wide")
+
+
+def process_share(sharding: Any, batch_size: int) -> tuple[int, int]:
+    """Which rows of a global batch the devices of this process hold.
+
+    Processes are not shares: two hosts that hold one tower each need the same rows.
+
+    Args:
+        sharding: a jax Sharding of the batch axis alone.
+        batch_size: B, over all processes.
+
+    Returns:
+        `process_index` and `process_count` for `training_stream`; (0, 1) in a single process.
+
+    Raises:
+        UserError: if the batch does not divide, or the rows are not one block.
+    """
+    try:
+        blocks = sharding.addressable_devices_indices_map((batch_size,)).values()
+    except ValueError as error:
+        raise UserError(
+            f"batch_size={batch_size} does not divide over the mesh: {error}"
+        ) from error
+    rows = sorted({row for (block,) in blocks for row in range(*block.indices(batch_size))})
+    start, count = rows[0], len(rows)
+    if rows[-1] - start + 1 != count or start % count or batch_size % count:
+        raise UserError(
+            f"the devices of this process hold rows that are no even block of the batch of "
+            f"{batch_size}: order the mesh by process"
+        )
+    return start // count, batch_size // count
+
+
+def device_stream(
+    dataset: grain.IterDataset, sharding: Any, *, cpu_buffer: int = 2, device_buffer: int = 2
+) -> grain.IterDataset:
+    """Puts batches on the devices ahead of their use, split over them by `sharding`.
+
+    Its iterator's state counts the batches consumed, not those read ahead, so resume is exact.
+    Close the iterator when done: an open one prints a traceback at exit.
+
+    Args:
+        dataset: a `training_stream`.
+        sharding: a jax Sharding of the batch axis alone, such as NamedSharding(mesh, P('data')).
+        cpu_buffer: batches that wait on the host.
+        device_buffer: batches that wait on the devices.
+
+    Returns:
+        A grain dataset of dicts of global jax arrays.
+    """
+    import jax
+
+    if jax.process_count() == 1:
+        return grain.experimental.device_put(
+            dataset, sharding, cpu_buffer_size=cpu_buffer, device_buffer_size=device_buffer
+        )
+
+    # grain's device_put expects the whole global batch in every process; here each has its rows.
+    def assemble(batch: Batch) -> dict[str, Any]:
+        return {
+            name: jax.make_array_from_process_local_data(sharding, rows)
+            for name, rows in batch.items()
+        }
+
+    prefetch = grain.experimental.ThreadPrefetchIterDataset
+    dataset = prefetch(dataset, prefetch_buffer_size=cpu_buffer).map(assemble)
+    return prefetch(dataset, prefetch_buffer_size=device_buffer)
+
+
+def evaluation_batches(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Iterator[Batch]:
+    """Every example once, in order, in batches of one fixed size.
+
+    Args:
+        images: uint8 (N, S, S, 3).
+        labels: int (N,).
+        batch_size: B.
+
+    Yields:
+        image uint8 (B, S, S, 3), label int32 (B,), and weight float32 (B,): 1 for an example, 0
+        for the padding that fills up the last batch.
+    """
+    for start in range(0, len(images), batch_size):
+        rows = slice(start, start + batch_size)
+        count = len(labels[rows])
+        batch = {
+            "image": np.zeros((batch_size, *images.shape[1:]), np.uint8),
+            "label": np.zeros(batch_size, np.int32),
+            "weight": np.zeros(batch_size, np.float32),
+        }
+        batch["image"][:count] = images[rows]
+        batch["label"][:count] = labels[rows]
+        batch["weight"][:count] = 1
+        yield batch

@@ -1,0 +1,176 @@
+"""Top-1 and top-5 error and loss of a network, in one view and in ten (paper section 4.1).
+
+Every example counts exactly once, whatever the batch size and the mesh: batches are padded, the
+padding weighs nothing, and sums, not averages, are added up.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
+
+from alexnet_jax import views
+from alexnet_jax.build import build
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.data.stream import evaluation_batches
+from alexnet_jax.errors import UserError
+from alexnet_jax.model import AlexNet, towers
+
+Tree = Any
+
+
+class Score(NamedTuple):
+    """How a network did on a set of images. Errors are fractions of 1."""
+
+    views: int
+    examples: int
+    loss: float  # mean of -log of the probability given to the label, in nats
+    top1_error: float
+    top5_error: float
+
+    def __str__(self) -> str:
+        seen = "one view" if self.views == 1 else "ten views"
+        return (
+            f"top-1 error {self.top1_error:.2%}, top-5 error {self.top5_error:.2%}, "
+            f"loss {self.loss:.4f} in {seen} of {self.examples:,} images"
+        )
+
+
+def sums(probabilities: jax.Array, labels: jax.Array, weights: jax.Array) -> dict[str, jax.Array]:
+    """The weighted sums of loss, errors and examples over a batch.
+
+    A label that ties with another class for its place counts as an error, and so does a probability
+    that is not a number: a network that says nothing gets no credit.
+
+    Args:
+        probabilities: (N, classes).
+        labels: (N,) integers.
+        weights: (N,), 1 for an example and 0 for padding.
+    """
+    given = jnp.take_along_axis(probabilities, labels[:, None], axis=1)
+    ahead = jnp.sum(~(given > probabilities), axis=1) - 1  # the label itself is among them
+    loss = -jnp.log(given[:, 0])
+    return {
+        "loss": jnp.sum(jnp.where(weights > 0, loss, 0.0)),
+        "top1": jnp.sum(weights * (ahead >= 1)),
+        "top5": jnp.sum(weights * (ahead >= 5)),
+        "examples": jnp.sum(weights),
+    }
+
+
+class Evaluator:
+    """A network, ready to be tested on fixed-size images; compiles once for all its calls."""
+
+    def __init__(self, model: AlexNet, mean_image: np.ndarray, batch_size: int) -> None:
+        """Args:
+        model: the network, on its mesh.
+        mean_image: (S, S, 3), to be subtracted.
+        batch_size: images at a time over all devices; rounded up to a multiple of the data axis.
+        """
+        assert model.mesh is not None
+        self.crop = model.network.input_size
+        self.views = views.test_views(mean_image.shape[0], self.crop)
+        data = model.mesh.shape["data"]
+        self.batch_size = -(-batch_size // data) * data
+        self.sharding = NamedSharding(model.mesh, towers.IMAGES)
+        mean = jnp.asarray(views.centre(mean_image, self.crop))
+
+        def see(variables: Tree, images: jax.Array, view: tuple[jax.Array, ...]) -> jax.Array:
+            # Float32 products everywhere: TPUs and TF32 would round a test's inputs by default.
+            with jax.default_matmul_precision("float32"):
+                logits = model.apply(variables, views.cut(images, mean, view, self.crop))
+            return jax.nn.softmax(logits)
+
+        self.see: Callable[..., jax.Array] = jax.jit(see)
+        self.sums = jax.jit(sums)
+
+    def __call__(
+        self, variables: Tree, images: np.ndarray, labels: np.ndarray, *, ten_views: bool
+    ) -> list[Score]:
+        """The score in one view and, if asked, in ten.
+
+        The probabilities of the views are averaged (section 4.1), and the loss is that of the
+        average.
+
+        Args:
+            variables: of the model: `params` and perhaps `batch_stats`.
+            images: (N, S, S, 3) uint8.
+            labels: (N,) integers.
+            ten_views: also average over the ten views; ten times the work.
+        """
+        totals: dict[int, dict[str, float]] = {}
+        for batch, seen in self._probabilities(variables, images, labels, ten_views):
+            for count, probabilities in seen.items():
+                added = self.sums(probabilities, batch["label"], batch["weight"])
+                total = totals.setdefault(count, dict.fromkeys(added, 0.0))
+                for name, value in added.items():
+                    total[name] += float(value)
+        return [_score(count, total) for count, total in sorted(totals.items())]
+
+    def _probabilities(
+        self, variables: Tree, images: np.ndarray, labels: np.ndarray, ten_views: bool
+    ) -> Iterator[tuple[dict[str, jax.Array], dict[int, jax.Array]]]:
+        for plain in evaluation_batches(images, labels, self.batch_size):
+            batch = jax.device_put(plain, self.sharding)
+            first, *others = self.views
+            mean = self.see(variables, batch["image"], first)
+            seen = {1: mean}
+            if ten_views:
+                for view in others:
+                    mean = mean + self.see(variables, batch["image"], view)
+                seen[len(self.views)] = mean / len(self.views)
+            yield batch, seen
+
+
+def evaluate_run(config: ConfigDict, workdir: Path, *, best: bool = False) -> list[Score]:
+    """Restores the last checkpoint of a run, or its best, and tests it.
+
+    Args:
+        config: of the run; its mesh may be another than the one it was trained on.
+        workdir: of the run.
+        best: the checkpoint with the lowest validation error instead of the last.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    cache, mesh, model = build(config)
+    size = model.network.input_size
+    abstract = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.zeros((mesh.shape["data"], size, size, 3)))
+    )
+    wanted = {"params": abstract["params"], "batch_stats": abstract.get("batch_stats", {})}
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        step = checkpoints.best() if best else None
+        if best and step is None:
+            raise UserError(f"{workdir} has no validation errors to choose by: leave out --best")
+        found = checkpoints.restore({"model": wanted}, mesh, step)
+    if found is None:
+        raise UserError(f"{workdir} has no checkpoint yet; train it with --mode=train")
+    trees, record = found
+    split = config.data.test
+    print(
+        f"step {record['step']:,} of {workdir}, {len(cache.images[split]):,} images of the split "
+        f"{split!r}, mesh of {towers.describe(mesh)}, float32 products",
+        flush=True,
+    )
+    evaluator = Evaluator(model, cache.mean_image, config.eval_batch_size)
+    scores = evaluator(trees["model"], cache.images[split], cache.labels[split], ten_views=True)
+    for score in scores:
+        print(score)
+    return scores
+
+
+def _score(count: int, total: dict[str, float]) -> Score:
+    examples = total["examples"]
+    return Score(
+        views=count,
+        examples=round(examples),
+        loss=total["loss"] / examples,
+        top1_error=total["top1"] / examples,
+        top5_error=total["top5"] / examples,
+    )

@@ -1,0 +1,109 @@
+"""The command line: `python -m alexnet_jax.main --workdir=DIR`.
+
+Trains the run of DIR, or goes on with it. `--config` names what to train; any field of it can be set
+with `--config.FIELD=VALUE`, and `--mode` does something else with the run.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+FLAGS = flags.FLAGS
+
+# What each mode does and, where nothing is said, does it to.
+DEFAULT_CONFIG = {"train": "embedded", "evaluate": "embedded", "describe": "imagenet"}
+
+
+def define_flags() -> None:
+    """Defines the flags; once, and not at import, so that notebooks may import this module."""
+    if "workdir" in FLAGS:
+        return
+    flags.DEFINE_string("workdir", None, "Directory of the run; made if it is not there.")
+    flags.DEFINE_string(
+        "config",
+        None,
+        "What to train: a name of alexnet_jax/configs (embedded, the default; fashion_mnist; "
+        "imagenet; half; ...), NAME:PRESET for another reading of the paper (paper, source, "
+        "reconciled), or a file PATH.py with a get_config. Set any field: --config.batch_size=64",
+    )
+    flags.DEFINE_enum("mode", "train", list(DEFAULT_CONFIG), "What to do.")
+    flags.DEFINE_bool("best", False, "evaluate: the best checkpoint by validation, not the last.")
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses all but the fields of the configuration, which are returned."""
+    define_flags()
+    fields, rest = [], []
+    for argument in argv:
+        _, dashes, field = argument.partition("--config.")
+        (fields if dashes and argument.startswith("--config.") else rest).append(field or argument)
+    try:
+        extra = FLAGS(rest)[1:]
+    except flags.Error as error:
+        return _refuse(str(error))
+    if extra:
+        _refuse(f"unexpected argument {extra[0]!r}; see --help")
+    if FLAGS.workdir is None and FLAGS.mode != "describe":
+        _refuse("--workdir is missing: a directory for the run, such as --workdir=/tmp/alexnet")
+    return fields
+
+
+def _refuse(message: str, code: int = 2) -> list[str]:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def main(fields: list[str]) -> None:
+    """Does what the flags say; errors that the user can mend are one line."""
+    from alexnet_jax import config as config_lib
+    from alexnet_jax.errors import UserError
+    from alexnet_jax.train import Stopped
+
+    try:
+        run(fields)
+    except config_lib.ConfigError as error:
+        _refuse(str(error))
+    except UserError as error:
+        _refuse(str(error), code=1)
+    except OSError as error:
+        _refuse(f"{error.filename or FLAGS.workdir}: {error.strerror or error}", code=1)
+    except Stopped as stop:
+        print(f"{stop}; give the same command again to go on", flush=True)
+        sys.exit(128 + stop.signal_number)
+
+
+def run(fields: list[str]) -> None:
+    """The three modes."""
+    from alexnet_jax import config as config_lib
+    from alexnet_jax.build import start_devices
+
+    workdir = Path(FLAGS.workdir) if FLAGS.workdir else None
+    if FLAGS.config is None and workdir is not None and (workdir / "config.json").exists():
+        config = config_lib.read(workdir / "config.json")  # the run's own
+    else:
+        config = config_lib.load(FLAGS.config or DEFAULT_CONFIG[FLAGS.mode])
+    config = config_lib.override(config, fields)
+    config_lib.check(config)
+    start_devices(config)
+
+    if FLAGS.mode == "describe":
+        from alexnet_jax.describe import table
+
+        print(table(config_lib.network(config)))
+        return
+    assert workdir is not None
+    if FLAGS.mode == "train":
+        from alexnet_jax.train import train
+
+        train(config, workdir)
+    else:
+        from alexnet_jax.evaluate import evaluate_run
+
+        evaluate_run(config, workdir, best=FLAGS.best)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

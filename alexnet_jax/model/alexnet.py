@@ -1,0 +1,343 @@
+"""AlexNet, in the order of the paper's section 3.
+
+    224x224x3 ─ conv1 ─ conv2 ═ conv3 ─ conv4 ─ conv5 ═ fc6 ═ fc7 ═ fc8 ─ softmax
+
+A double line is where the two towers communicate. `Network` says what the layers are, `AlexNet` is
+the Flax module that computes them on a mesh; its `init` and `apply` are pure functions.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from alexnet_jax.model import layers, towers
+
+STAGES = ("activation", "norm", "within_map_norm", "pool", "dropout")
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv:
+    """A convolutional layer. A width of 0 takes the layer out."""
+
+    width: int  # kernels, in both towers together
+    kernel: int  # pixels
+    stride: int = 1  # pixels
+    padding: tuple[int, int] = (0, 0)  # zero rows (and columns) before and after
+    communicates: bool = False  # sees the maps of both towers, not of its own alone
+    std: float = 0.01  # of the initial weights
+    bias: float = 0.0  # initial
+    after: str = "activation"  # what follows the convolution, in order; words of `STAGES`
+    pool_padding: tuple[int, int] = (0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """A fully connected layer, which sees both towers. A width of 0 takes the layer out."""
+
+    width: int  # units, in both towers together
+    std: float = 0.01
+    bias: float = 1.0
+    after: str = "activation dropout"
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What the network is. The defaults are the `reconciled` reading (see `configs/presets.py`).
+
+    Sources are paper sections and lines of the released `layers/layers-145.cfg`.
+    """
+
+    classes: int = 1000
+    input_size: int = 224  # 227 gives the same maps: the zeros below are then never reached
+    towers: int = 2  # 1: one dense network, as in the paper's footnote 2
+
+    # (0, 3) is how 224 becomes 55: cuda-convnet rounds up, and reads zeros beyond the image
+    # (layer.py:1004, filter_acts.cu:131).
+    conv1: Conv = Conv(96, 11, 4, (0, 3), after="activation norm pool")
+    conv2: Conv = Conv(256, 5, 1, (2, 2), bias=1.0, after="activation norm pool")
+    conv3: Conv = Conv(384, 3, 1, (1, 1), communicates=True, std=0.03)
+    conv4: Conv = Conv(384, 3, 1, (1, 1), std=0.03, bias=1.0)
+    conv5: Conv = Conv(256, 3, 1, (1, 1), std=0.03, bias=1.0, after="activation pool")
+    # Only in the pretrained nets ("1 CNN*"), at width 256: after pool5, unpooled
+    # (layers-146-2012-2011.cfg).
+    conv6: Conv = Conv(0, 3, 1, (1, 1), communicates=True, std=0.03, bias=1.0)
+    fc6: Dense = Dense(4096)
+    fc7: Dense = Dense(4096)
+    fc8_std: float = 0.01  # the width of fc8 is the number of classes
+    fc8_bias: float = 0.0
+
+    activation: str = "relu"  # section 3.1; 'tanh' or 'sigmoid' for what came before
+    norm: str = "lrn"  # what the word 'norm' does: section 3.3; 'batch_norm' or 'none'
+    lrn_size: int = 5
+    lrn_k: float = 2.0
+    lrn_alpha: float = 2e-5  # per squared response: 0.0001 over the window (layer.py:1183)
+    lrn_beta: float = 0.75
+    pool_window: int = 3  # section 3.4; 2 for pooling that does not overlap
+    pool_stride: int = 2
+    dropout: float = 0.5  # section 4.2; the share dropped, 0 for none
+
+    def __post_init__(self) -> None:
+        known = {"activation": tuple(layers.ACTIVATIONS), "norm": ("lrn", "batch_norm", "none")}
+        for field, words in known.items():
+            if getattr(self, field) not in words:
+                raise ValueError(f"model.{field}={getattr(self, field)!r}: one of {', '.join(words)}")
+        if self.towers not in (1, 2):
+            raise ValueError(f"model.towers={self.towers}: the network has two towers, or is one")
+        if self.classes < 2:
+            raise ValueError(f"model.classes={self.classes}: a classifier needs two classes")
+        for name, layer in {**self.convolutions(), **self.hidden()}.items():
+            unknown = set(layer.after.split()) - set(STAGES)
+            if unknown:
+                raise ValueError(
+                    f"model.{name}.after={layer.after!r}: {', '.join(sorted(unknown))} is none of "
+                    f"{', '.join(STAGES)}"
+                )
+            if layer.width % self.towers:
+                raise ValueError(
+                    f"model.{name}.width={layer.width} does not divide into {self.towers} towers"
+                )
+
+    def convolutions(self) -> dict[str, Conv]:
+        """The convolutional layers that are there, in order."""
+        named = {f"conv{i}": getattr(self, f"conv{i}") for i in range(1, 7)}
+        return {name: layer for name, layer in named.items() if layer.width}
+
+    def hidden(self) -> dict[str, Dense]:
+        """The fully connected layers before the last that are there."""
+        named = {"fc6": self.fc6, "fc7": self.fc7}
+        return {name: layer for name, layer in named.items() if layer.width}
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> "Network":
+        """The network of nested plain values, such as the `model` part of a configuration.
+
+        Raises:
+            ValueError: a field that a network cannot have.
+        """
+
+        def layer(kind: type, name: str) -> Any:
+            plain = dict(fields[name])
+            pairs = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+            return kind(**pairs)
+
+        kinds = {f.name: type(f.default) for f in dataclasses.fields(Network)}
+        return Network(
+            **{
+                name: layer(kinds[name], name) if kinds[name] in (Conv, Dense) else value
+                for name, value in fields.items()
+            }
+        )
+
+
+class AlexNet(nn.Module):
+    """The network on a mesh.
+
+    `init(key, images)` gives `params` (global arrays, whatever the mesh) and, with batch norm,
+    `batch_stats`. `apply` is described at `__call__`.
+    """
+
+    network: Network = Network()
+    mesh: Mesh | None = None  # None: one device
+
+    @nn.compact
+    def __call__(
+        self,
+        images: jax.Array,
+        masks: Mapping[str, jax.Array] | None = None,
+        *,
+        intermediates: bool = False,
+    ) -> Any:
+        """Computes the logits.
+
+        Args:
+            images: (N, S, S, 3), RGB on the scale 0..255 minus the mean image, not divided by
+                anything: the initial weights are made for this scale.
+            masks: what `dropout_masks` drew, for training. None is the network at test.
+            intermediates: also return every named stage of every layer.
+
+        Returns:
+            (N, classes) logits; with `intermediates` a pair of them and a dictionary from 'conv1',
+            'conv1/activation', 'conv1/norm', 'conv1/pool', ... 'fc8' to arrays.
+        """
+        net = self.network
+        mesh = self.mesh if self.mesh is not None else towers.make_mesh(1, 1)
+        if mesh.shape["tower"] > net.towers:
+            raise ValueError(
+                "a network of one tower does not spread over two: set mesh.tower=1 "
+                "(more devices go to mesh.data)"
+            )
+        seen: dict[str, jax.Array] = {}
+
+        x = images
+        for name, conv in net.convolutions().items():
+            stages = TowerConvolution(net, conv, mesh, first=name == "conv1", name=name)(
+                x, training=masks is not None
+            )
+            x = stages[-1]
+            for stage, value in zip(["", *conv.after.split()], stages, strict=True):
+                seen[f"{name}/{stage}" if stage else name] = value
+        x = towers.constrain(x, mesh, towers.MAPS_OF_BOTH_TOWERS)
+        x = x.reshape(x.shape[0], -1)
+
+        for name, dense in net.hidden().items():
+            x = seen[name] = TowerDense(dense.width, dense.std, dense.bias, mesh, name=name)(x)
+            for stage in dense.after.split():
+                if stage == "dropout":
+                    mask = None if masks is None else masks.get(name)
+                    x = layers.dropout(x, mask, net.dropout)
+                elif stage == "activation":
+                    x = layers.ACTIVATIONS[net.activation](x)
+                else:
+                    raise ValueError(f"model.{name}.after={dense.after!r}: no {stage} after fc layers")
+                seen[f"{name}/{stage}"] = x
+
+        fc8 = TowerDense(net.classes, net.fc8_std, net.fc8_bias, mesh, name="fc8")
+        logits = seen["fc8"] = fc8(x)
+        return (logits, seen) if intermediates else logits
+
+    def dropout_masks(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
+        """Draws which units stay, for one training step: a (N, width) array of bools per layer.
+
+        Drawn at the global shape, so that a seed means the same run on every mesh and no two towers
+        share a mask.
+        """
+        mesh = self.mesh if self.mesh is not None else towers.make_mesh(1, 1)
+        masks = {}
+        for number, (name, dense) in enumerate(self.network.hidden().items()):
+            if "dropout" in dense.after.split() and self.network.dropout:
+                shape = (batch_size, dense.width)
+                mask = jax.random.bernoulli(
+                    jax.random.fold_in(key, number), 1 - self.network.dropout, shape
+                )
+                masks[name] = towers.constrain(mask, mesh, towers.UNITS_OF_OWN_TOWER)
+        return masks
+
+
+class TowerConvolution(nn.Module):
+    """A convolution and what follows it, in one `shard_map` over (data, tower)."""
+
+    network: Network
+    layer: Conv
+    mesh: Mesh
+    first: bool  # sees the image, which both towers have
+
+    @nn.compact
+    def __call__(self, x: jax.Array, training: bool) -> tuple[jax.Array, ...]:
+        """The linear responses and each stage after them, all (N, H, W, width)."""
+        net, layer, mesh = self.network, self.layer, self.mesh
+        sees_all = self.first or layer.communicates
+        inputs = x.shape[-1] if sees_all else x.shape[-1] // net.towers
+        shape = (layer.kernel, layer.kernel, inputs, layer.width)
+        kernel = self.param("kernel", nn.initializers.normal(layer.std), shape)
+        bias = self.param("bias", nn.initializers.constant(layer.bias), (layer.width,))
+
+        norm: dict[str, jax.Array] = {}
+        running = {}
+        if net.norm == "batch_norm" and "norm" in layer.after.split():
+            width = (layer.width,)
+            norm["scale"] = self.param("scale", nn.initializers.ones, width)
+            norm["shift"] = self.param("shift", nn.initializers.zeros, width)
+            for name, start in (("mean", jnp.zeros), ("variance", jnp.ones)):
+                running[name] = self.variable("batch_stats", name, start, width)
+                norm[name] = running[name].value
+
+        towers_here = net.towers // mesh.shape["tower"]
+        groups = 1 if sees_all else towers_here
+
+        def tower(
+            x: jax.Array, kernel: jax.Array, bias: jax.Array, norm: dict[str, jax.Array]
+        ) -> tuple[tuple[jax.Array, ...], dict[str, jax.Array]]:
+            x = layers.convolution(x, kernel, layer.stride, layer.padding, groups) + bias
+            stages, statistics = [x], {}
+            for stage in layer.after.split():
+                if stage == "norm" and norm:
+                    x, statistics = _batch_norm(x, norm, training)
+                else:
+                    x = _stage(stage, x, net, layer, towers_here)
+                stages.append(x := _fence(x, mesh))
+            return tuple(stages), statistics
+
+        own = PartitionSpec("tower")
+        stages, statistics = jax.shard_map(
+            tower,
+            mesh=mesh,
+            in_specs=(
+                towers.MAPS_OF_BOTH_TOWERS if sees_all else towers.MAPS_OF_OWN_TOWER,
+                PartitionSpec(None, None, None, "tower"),
+                own,
+                own,
+            ),
+            out_specs=(towers.MAPS_OF_OWN_TOWER, own),
+        )(x, kernel, bias, norm)
+        if training and not self.is_initializing():
+            for name, value in statistics.items():
+                running[name].value = 0.9 * running[name].value + 0.1 * value
+        return stages
+
+
+class TowerDense(nn.Module):
+    """A fully connected layer: each tower computes its half of the units from all of the inputs.
+
+    The constraint on the input is the towers' communication. A width that does not halve (an odd
+    number of classes) is computed whole by both.
+    """
+
+    width: int
+    std: float
+    bias: float
+    mesh: Mesh
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(N, I) to (N, width)."""
+        shape = (x.shape[-1], self.width)
+        kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
+        bias = self.param("bias", nn.initializers.constant(self.bias), (self.width,))
+        x = towers.constrain(x, self.mesh, towers.UNITS_OF_BOTH_TOWERS)
+        own = towers.spec_of((self.width,), self.mesh.shape["tower"])
+        return towers.constrain(x @ kernel + bias, self.mesh, PartitionSpec("data", *own))
+
+
+def _stage(stage: str, x: jax.Array, net: Network, layer: Conv, towers_here: int) -> jax.Array:
+    match stage:
+        case "activation":
+            return layers.ACTIVATIONS[net.activation](x)
+        case "norm" if net.norm == "lrn":
+            return layers.local_response_norm(
+                x,
+                size=net.lrn_size,
+                k=net.lrn_k,
+                alpha=net.lrn_alpha,
+                beta=net.lrn_beta,
+                towers=towers_here,
+            )
+        case "norm":
+            return x
+        case "within_map_norm":
+            return layers.within_map_norm(x)
+        case "pool":
+            return layers.max_pool(x, net.pool_window, net.pool_stride, layer.pool_padding)
+    raise ValueError(f"no {stage} after a convolution: dropout stands after fc6 and fc7")
+
+
+def _batch_norm(
+    x: jax.Array, norm: dict[str, jax.Array], training: bool
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Batch norm over the global batch, so that every mesh computes the same."""
+    mean, variance = norm["mean"], norm["variance"]
+    if training:
+        mean = jax.lax.pmean(x.mean((0, 1, 2)), "data")
+        variance = jax.lax.pmean(jnp.square(x - mean).mean((0, 1, 2)), "data")
+    normal = (x - mean) * jax.lax.rsqrt(variance + 1e-5)
+    return normal * norm["scale"] + norm["shift"], {"mean": mean, "variance": variance}
+
+
+def _fence(x: jax.Array, mesh: Mesh) -> jax.Array:
+    """Keeps XLA on a CPU from fusing a stage into each of the next one's slices, and so computing
+    it many times over; other compilers know better."""
+    return jax.lax.optimization_barrier(x) if towers.platform(mesh) == "cpu" else x

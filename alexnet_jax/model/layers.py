@@ -1,0 +1,160 @@
+"""The operators of one tower: convolution, LRN, within-map norm, pooling, dropout.
+
+Plain functions of arrays in NHWC layout. Each runs on what one device holds: one tower, or both,
+side by side along the channels. Two of them look unlike the formula they compute, because XLA's own
+way is several times slower on a CPU once it is differentiated:
+
+* LRN's sum over neighbouring channels is a product with a banded matrix of ones;
+* pooling is the maximum of shifted slices, rows first, then columns.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Padding = tuple[int, int]  # zeros before the first and after the last row, and column
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,  # paper section 3.1
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+}
+
+
+def convolution(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int = 1
+) -> jax.Array:
+    """Convolves (N, H, W, groups * I) with (K, K, I, O), each group with its share of the O.
+
+    Two groups are two convolutions: on a CPU XLA's grouped one is 4.5 times slower.
+    """
+    apply = partial(
+        lax.conv_general_dilated,
+        window_strides=(stride, stride),
+        padding=(padding, padding),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    if groups == 1:
+        return apply(x, kernel)
+    pairs = zip(
+        jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True
+    )
+    return jnp.concatenate([apply(*pair) for pair in pairs], axis=-1)
+
+
+def local_response_norm(
+    x: jax.Array, *, size: int, k: float, alpha: float, beta: float, towers: int = 1
+) -> jax.Array:
+    """Divides every response by (k + alpha * sum of squares of its neighbours) ** beta.
+
+    The neighbours are the `size` channels around a channel, itself among them, clipped at the ends
+    of its tower: LRN never looks across the tower border (paper section 3.3;
+    `layers-145.cfg:38,98`; window: cuda-convnet `conv_util.cu:1068-1070`). Computed in float32, or
+    in float64 where that is given, since squares of activations overflow narrower types.
+
+    Args:
+        x: (..., channels), the channels of `towers` towers one after the other.
+        size: width of the window in channels, odd.
+        k, alpha, beta: the constants; alpha is per squared response. The released code divides its
+            0.0001 by the window's size first (`layer.py:1183`).
+        towers: how many towers the channels hold.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    per_tower = wide.reshape(*wide.shape[:-1], towers, wide.shape[-1] // towers)
+    return _lrn(per_tower, size, k, alpha, beta).reshape(x.shape).astype(x.dtype)
+
+
+def _neighbour_sum(x: jax.Array, size: int) -> jax.Array:
+    channel = np.arange(x.shape[-1])
+    band = np.abs(channel[:, None] - channel[None, :]) <= size // 2
+    return jnp.matmul(x, jnp.asarray(band, x.dtype), precision=lax.Precision.HIGHEST)
+
+
+def _negative_power(x: jax.Array, beta: float) -> jax.Array:
+    """x ** -beta; at the paper's 3/4 from two square roots, which are far cheaper than a power."""
+    if beta == 0.75:
+        root = lax.rsqrt(x)
+        return root * jnp.sqrt(root)
+    return x**-beta
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _lrn(x: jax.Array, size: int, k: float, alpha: float, beta: float) -> jax.Array:
+    return x * _negative_power(k + alpha * _neighbour_sum(x * x, size), beta)
+
+
+def _lrn_forward(
+    x: jax.Array, size: int, k: float, alpha: float, beta: float
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    denominator = k + alpha * _neighbour_sum(x * x, size)
+    return x * _negative_power(denominator, beta), (x, denominator)
+
+
+def _lrn_backward(
+    size: int,
+    k: float,
+    alpha: float,
+    beta: float,
+    saved: tuple[jax.Array, jax.Array],
+    gradient: jax.Array,
+) -> tuple[jax.Array]:
+    # d b_i / d a_j = scale_i [i = j] - 2 alpha beta a_i a_j scale_i / denominator_i [j near i];
+    # the band is symmetric, so "near" sums the same way in both directions.
+    x, denominator = saved
+    scaled = gradient * _negative_power(denominator, beta)
+    return (
+        scaled - 2 * alpha * beta * x * _neighbour_sum(scaled * x / denominator, size),
+    )
+
+
+_lrn.defvjp(_lrn_forward, _lrn_backward)
+
+
+def within_map_norm(x: jax.Array) -> jax.Array:
+    """The released code's extra norm after LRN2, absent from the paper.
+
+    x / (1 + 0.001 / 25 * sum of squares over the 5x5 window of the same map) ** 0.75, windows
+    clipped at the border (`layers-145.cfg:107-117`, `layer-params-145.cfg:157-163`).
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    squares = wide * wide
+    for axis in (1, 2):
+        length = squares.shape[axis]
+        padded = jnp.pad(squares, [(2, 2) if a == axis else (0, 0) for a in range(4)])
+        squares = sum(lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(5))
+    return (wide * _negative_power(1 + 0.001 / 25 * squares, 0.75)).astype(x.dtype)
+
+
+def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = (0, 0)) -> jax.Array:
+    """Maximum over `window` x `window` squares every `stride` pixels (paper section 3.4)."""
+    for axis in (1, 2):
+        if padding != (0, 0):
+            pads = [padding if a == axis else (0, 0) for a in range(4)]
+            x = jnp.pad(x, pads, constant_values=-jnp.inf)
+        last = x.shape[axis] - window
+        if last < 0:
+            raise ValueError(f"a pooling window of {window} does not fit into maps of {x.shape[axis]}")
+        slices = [
+            lax.slice_in_dim(x, i, i + last // stride * stride + 1, stride, axis)
+            for i in range(window)
+        ]
+        x = slices[0]
+        for other in slices[1:]:
+            x = jnp.maximum(x, other)
+    return x
+
+
+def dropout(x: jax.Array, mask: jax.Array | None, rate: float) -> jax.Array:
+    """The dropout of 2012 (paper section 4.2; `layer.cu:1126-1135`).
+
+    In training the units outside `mask` are zero and the others keep their value; at test (no mask)
+    every unit is multiplied by the share that would have been kept. Today's libraries rescale in
+    training instead, which with these learning rates is another network.
+    """
+    if mask is None:
+        return x * (1 - rate)
+    return x * mask.astype(x.dtype)

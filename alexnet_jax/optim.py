@@ -1,0 +1,127 @@
+"""The update rule of 2012 and its learning rates (paper section 5).
+
+    v <- 0.9 v - 0.0005 rate w - rate gradient
+    w <- w + v
+
+The rate stands *inside* the velocity (`weights.cu:152,193,195`), so after a drop of the rate the old
+steps still coast; `optax.sgd` has it outside. Weights and biases each follow a schedule of their own.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+Tree = Any
+
+PLATEAU_DROPS = 3  # section 5: "reduced three times prior to termination"
+
+
+def update_rule(optim: ConfigDict, steps: int) -> optax.GradientTransformationExtraArgs:
+    """The optax transformation for a run of `steps` steps.
+
+    Its `update` takes `plateau_factor`, by which the plateau rule has lowered the rate so far.
+
+    Raises:
+        ValueError: an unknown schedule.
+    """
+    rates = schedules(optim, steps)
+    decayed = None if optim.decay_biases else _is_weight
+    return optax.chain(
+        optax.add_decayed_weights(optim.weight_decay, mask=decayed),
+        optax.partition({name: _velocity(rate, optim.momentum) for name, rate in rates.items()}, labels),
+    )
+
+
+def labels(params: Tree) -> Tree:
+    """Names the schedule of every parameter: 'conv1', 'weights' or 'biases'."""
+
+    def label(path: tuple[Any, ...], _: Any) -> str:
+        layer, kind = path[-2].key, path[-1].key
+        if kind != "kernel":
+            return "biases"
+        return "conv1" if layer == "conv1" else "weights"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def _is_weight(params: Tree) -> Tree:
+    return jax.tree.map(lambda label: label != "biases", labels(params))
+
+
+def _velocity(rate: optax.Schedule, momentum: float) -> optax.GradientTransformationExtraArgs:
+    """Rate, then momentum. At a rate of 0 a parameter stands still at once (`weights.cu:148`)."""
+
+    def scale_by_plateau(updates: Tree, state: Any, params: Tree = None, **extra: Any) -> Any:
+        del params
+        factor = extra.get("plateau_factor", 1.0)
+        return jax.tree.map(lambda u: u * jnp.asarray(factor, u.dtype), updates), state
+
+    return optax.chain(
+        optax.scale_by_learning_rate(rate),
+        optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), scale_by_plateau),
+        optax.trace(momentum),
+        optax.scale_by_schedule(lambda step: jnp.where(rate(step) > 0, 1.0, 0.0)),
+    )
+
+
+def schedules(optim: ConfigDict, steps: int) -> dict[str, optax.Schedule]:
+    """The rate of 'weights', 'biases' and 'conv1' (its weights) at a step, before any plateau."""
+    rate = optim.learning_rate
+    bias_rate = rate * optim.bias_multiplier
+    match optim.schedule:
+        case "steps":
+            weights = _divided(rate, 10.0, optim.drops, steps)
+            biases = _divided(bias_rate, 10.0, optim.bias_drops, steps)
+        case "dexp":  # weights / 250 in four steps, biases / 10 in two (layer-params-170.cfg)
+            weights = _divided(rate, 250 ** (1 / 3), (0.25, 0.5, 0.75), steps)
+            biases = _divided(bias_rate, 10.0, (0.5,), steps)
+        case "plateau":
+            weights = optax.constant_schedule(rate)
+            biases = optax.constant_schedule(bias_rate)
+        case other:
+            raise ValueError(f"optim.schedule={other!r}: one of steps, plateau, dexp")
+
+    slow, frozen = optim.conv1_slow_after * steps, optim.conv1_frozen_after * steps
+
+    def conv1(step: jax.Array) -> jax.Array:
+        lowered = jnp.where(step < slow, weights(step), 1e-5)
+        return jnp.where(step < frozen, lowered, 0.0)
+
+    return {"weights": weights, "biases": biases, "conv1": conv1}
+
+
+def _divided(rate: float, by: float, at: tuple[float, ...], steps: int) -> optax.Schedule:
+    """A rate divided by `by` at each of the shares `at` of the run."""
+    boundaries = {round(share * steps): 1 / by for share in at}
+    return optax.piecewise_constant_schedule(rate, boundaries)
+
+
+class Plateau(NamedTuple):
+    """What the plateau rule remembers between validations; scalars."""
+
+    factor: jax.Array  # by which the rate is multiplied
+    best: jax.Array  # the lowest top-1 error so far
+    stalled: jax.Array  # validations since then
+
+    @staticmethod
+    def start() -> "Plateau":
+        """Nothing seen yet."""
+        return Plateau(jnp.float32(1), jnp.float32(jnp.inf), jnp.int32(0))
+
+    def after(self, error: float, patience: int) -> "Plateau":
+        """The state after a validation with this top-1 error.
+
+        The rate is divided by 10 when `patience` validations have brought nothing better, at most
+        `PLATEAU_DROPS` times.
+        """
+        better = error < self.best
+        stalled = jnp.where(better, 0, self.stalled + 1)
+        drop = (stalled >= patience) & (self.factor > 1.5 * 10.0**-PLATEAU_DROPS)
+        return Plateau(
+            jnp.where(drop, self.factor / 10, self.factor).astype(jnp.float32),
+            jnp.where(better, error, self.best).astype(jnp.float32),
+            jnp.where(drop, 0, stalled).astype(jnp.int32),
+        )

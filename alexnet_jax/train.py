@@ -1,0 +1,482 @@
+"""The training of paper section 5: stochastic gradient descent, and what surrounds it.
+
+`train` is the whole run: it makes or restores the state, then steps, logs, validates and saves until
+the last step, tests the result in one view and in ten, and draws the first layer's kernels.
+"""
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import figures, optim, views
+from alexnet_jax.build import build
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.data.cache import Cache
+from alexnet_jax.data.stream import device_stream, training_stream
+from alexnet_jax.errors import UserError
+from alexnet_jax.evaluate import Evaluator, Score, sums
+from alexnet_jax.model import AlexNet, towers
+from alexnet_jax.report import Report, Row, read_rows
+
+Tree = Any
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and saved first."""
+
+    def __init__(self, signal_number: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}: saved at step {step}")
+        self.signal_number = signal_number
+
+
+class State(struct.PyTreeNode):
+    """Everything that a step changes; all arrays, all global."""
+
+    step: jax.Array  # updates so far
+    params: Tree
+    batch_stats: Tree
+    opt_state: Tree
+    plateau: optim.Plateau
+    running: dict[str, jax.Array]  # sums since the last row of metrics
+    bad_step: jax.Array  # the first step whose loss was not finite, or -1
+
+    def model(self) -> Tree:
+        """What evaluation needs."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def trees(self) -> dict[str, Tree]:
+        """The state as the two parts of a checkpoint."""
+        return {
+            "model": self.model(),
+            "training": {
+                "step": self.step,
+                "opt_state": self.opt_state,
+                "plateau": self.plateau,
+                "running": self.running,
+            },
+        }
+
+    def with_trees(self, trees: Mapping[str, Tree]) -> "State":
+        """The state that `trees` came from."""
+        return self.replace(**trees["model"], **trees["training"])
+
+
+NOTHING_YET = {"loss": 0.0, "top1": 0.0, "top5": 0.0, "examples": 0.0}
+
+
+def initial_state(
+    model: AlexNet, optimizer: optax.GradientTransformationExtraArgs, seed: int
+) -> State:
+    """The state before the first step, drawn at global shape: the same for a seed on every mesh."""
+    assert model.mesh is not None
+    size = model.network.input_size
+    images = jax.ShapeDtypeStruct((model.mesh.shape["data"], size, size, 3), jnp.float32)
+
+    def init() -> State:
+        variables = model.init(jax.random.key(seed), jnp.zeros(images.shape, images.dtype))
+        return State(
+            step=jnp.int32(0),
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=optimizer.init(variables["params"]),
+            plateau=optim.Plateau.start(),
+            running={name: jnp.float32(zero) for name, zero in NOTHING_YET.items()},
+            bad_step=jnp.int32(-1),
+        )
+
+    places = towers.shardings(jax.eval_shape(init), model.mesh)
+    return jax.jit(init, out_shardings=places)()
+
+
+def make_train_step(
+    model: AlexNet,
+    optimizer: optax.GradientTransformationExtraArgs,
+    mean_image: np.ndarray,
+    config: ConfigDict,
+    steps: int,
+) -> Callable[[State, dict[str, jax.Array]], State]:
+    """One update (section 5), compiled, which consumes the state it is given."""
+    mesh = model.mesh
+    assert mesh is not None
+    lit_steps = lighting_steps(config, steps)
+    mean = jnp.asarray(mean_image)
+    dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
+
+    def train_step(state: State, batch: dict[str, jax.Array]) -> State:
+        divisor = jnp.where(state.step < lit_steps, config.data.lighting_divisor, 1.0)
+        images = views.training_images(batch, mean, divisor)
+        masks = model.dropout_masks(jax.random.fold_in(dropout_key, state.step), len(images))
+        if towers.platform(mesh) == "cpu":  # which would draw the masks again for every reader
+            images, masks = jax.lax.optimization_barrier((images, masks))
+
+        def loss(params: Tree) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            logits, updated = model.apply(variables, images, masks, mutable=["batch_stats"])
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+            return losses.mean(), (logits, updated.get("batch_stats", {}))
+
+        (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(
+            state.params
+        )
+        updates, opt_state = optimizer.update(
+            gradients, state.opt_state, state.params, plateau_factor=state.plateau.factor
+        )
+        everyone = jnp.ones(len(images))
+        seen = sums(jax.nn.softmax(logits), batch["label"], everyone)
+        seen["loss"] = value * len(images)
+        first_bad = (state.bad_step < 0) & ~jnp.isfinite(value)
+        return state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            running={name: total + seen[name] for name, total in state.running.items()},
+            bad_step=jnp.where(first_bad, state.step + 1, state.bad_step),
+        )
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def total_steps(config: ConfigDict, examples: int) -> int:
+    """Updates in a whole run; at least one."""
+    return max(1, round(config.epochs * examples / config.batch_size))
+
+
+def lighting_steps(config: ConfigDict, steps: int) -> int:
+    """The step at which lighting ends."""
+    return round(config.data.lighting_until * steps)
+
+
+def train(config: ConfigDict, workdir: Path) -> list[Score]:
+    """Trains, or goes on with, the run of `workdir` and tests it.
+
+    Returns:
+        The scores on the test split: in one view and in ten.
+
+    Raises:
+        UserError: anything the user can mend; nothing was overwritten.
+        Stopped: SIGTERM or SIGINT came; the run was saved.
+    """
+    saved = workdir / "config.json"
+    if saved.exists():
+        config_lib.check_same_run(config_lib.read(saved), config, workdir)
+    cache, mesh, model = build(config)
+    network = model.network
+    workdir.mkdir(parents=True, exist_ok=True)
+    config_lib.save(config, saved)
+
+    images = len(cache.images[config.data.train])
+    steps = total_steps(config, images)
+    optimizer = optim.update_rule(config.optim, steps)
+    print(
+        f"{cache.name}: {images:,} training images, {network.classes} classes; "
+        f"{steps:,} steps of {config.batch_size} on a mesh of {towers.describe(mesh)}",
+        flush=True,
+    )
+
+    stream = device_stream(
+        training_stream(
+            cache,
+            batch_size=config.batch_size,
+            crop=network.input_size,
+            seed=config.seed,
+            lighting=config.data.lighting,
+            lighting_steps=lighting_steps(config, steps),
+            lighting_on=config.data.lighting_on,
+            last_offset=config.data.last_offset,
+            flip=config.data.flip,
+            with_offsets=config.data.mean == "aligned",
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            split=config.data.train,
+        ),
+        NamedSharding(mesh, towers.IMAGES),
+    )
+    evaluator = Evaluator(model, cache.mean_image, config.eval_batch_size)
+    with (
+        Checkpoints(workdir / "checkpoints", config.keep_checkpoints) as checkpoints,
+        contextlib.closing(iter(stream)) as batches,
+    ):
+        state = initial_state(model, optimizer, config.seed)
+        state, start = resume(state, batches, checkpoints, cache, mesh)
+        with Report(workdir, start, steps) as report:
+            if start >= steps:
+                report.say(f"this run is complete: {start:,} steps")
+            else:
+                run = Run(config, steps, cache, evaluator, checkpoints, report)
+                step = make_train_step(model, optimizer, cache.mean_image, config, steps)
+                state = run.loop(state, start, step, batches)
+            scores = tested(workdir, start) or test(
+                evaluator, state.model(), cache, config, report, steps
+            )
+        best = checkpoints.best()
+    figures.kernels(np.asarray(state.params["conv1"]["kernel"]), network.towers, workdir)
+    figures.curves(workdir)
+    conclude(workdir, config, scores, best)
+    return scores
+
+
+def resume(
+    state: State, batches: Any, checkpoints: Checkpoints, cache: Cache, mesh: Mesh
+) -> tuple[State, int]:
+    """The state and the input where the newest sound checkpoint left them.
+
+    The order: arrays, then the input's position, then `metrics.jsonl` is cut (by `Report`).
+    """
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.trees())
+    found = checkpoints.restore(abstract, mesh)
+    if found is None:
+        return state, 0
+    trees, record = found
+    if record["dataset"] != cache.fingerprint:
+        raise UserError(
+            f"the run in {checkpoints.directory.parent} was trained on other data than "
+            f"{cache.path} holds now (fingerprint {record['dataset']}, here {cache.fingerprint}). "
+            "Give the --config.data.dir of before, or another --workdir."
+        )
+    for aside in checkpoints.discard_after(record["step"]):
+        print(f"moved the damaged checkpoint to {aside}")
+    batches.set_state(record["input"])
+    print(f"going on from the checkpoint of step {record['step']:,}", flush=True)
+    return state.with_trees(trees), record["step"]
+
+
+class Run:
+    """The training loop, and the clocks and intervals that go with it."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        steps: int,
+        cache: Cache,
+        evaluator: Evaluator,
+        checkpoints: Checkpoints,
+        report: Report,
+    ) -> None:
+        self.config, self.steps, self.cache = config, steps, cache
+        self.evaluator, self.checkpoints, self.report = evaluator, checkpoints, report
+        self.rates = optim.schedules(config.optim, steps)
+        self.epoch_steps = len(cache.images[config.data.train]) / config.batch_size
+        self.eval_every = max(1, round(config.eval_every * self.epoch_steps))
+        self.save_every = max(1, round(config.checkpoint_every * self.epoch_steps))
+        self.said_stuck = False
+
+    def loop(
+        self,
+        state: State,
+        start: int,
+        train_step: Callable[[State, dict[str, jax.Array]], State],
+        batches: Any,
+    ) -> State:
+        """Steps from `start` to the end."""
+        with stop_signals() as stopped_by:
+            clock = Clock()
+            for step in range(start + 1, self.steps + 1):
+                with clock.waiting(state):
+                    batch = next(batches)
+                state = train_step(state, batch)
+                clock.stepped(state)
+                self.report.advance()
+
+                last = step == self.steps
+                if step % self.config.log_every == 0 or last:
+                    state = self.log(state, step, clock)
+                error = None
+                if self.config.data.validation and (step % self.eval_every == 0 or last):
+                    state, error = self.validate(state, step)
+                    clock.restart()
+                if step % self.save_every == 0 or last or stopped_by:
+                    self.save(state, step, batches, error)
+                    clock.restart()
+                if stopped_by and not last:
+                    self.checkpoints.wait()
+                    raise Stopped(stopped_by[0], step)
+        return state
+
+    def log(self, state: State, step: int, clock: "Clock") -> State:
+        """Writes the averages since the last row, and starts new ones."""
+        check_finite(state, self.checkpoints)
+        totals = {name: float(total) for name, total in state.running.items()}
+        examples = totals["examples"]
+        seconds = clock.seconds_per_step()
+        row: Row = {
+            "step": step,
+            "epoch": round(step / self.epoch_steps, 4),
+            "split": "train",
+            "loss": totals["loss"] / examples,
+            "top1_error": totals["top1"] / examples,
+            "top5_error": totals["top5"] / examples,
+            "views": 1,
+            "examples": round(examples),
+            "learning_rate": float(self.rates["weights"](step - 1) * state.plateau.factor),
+            "images_per_second": self.config.batch_size / seconds,
+            "data_wait_fraction": clock.wait_fraction(),
+            "seconds_left": (self.steps - step) * seconds,
+        }
+        self.report.training(row)
+        self.alarm_if_stuck(row)
+        clock.restart()
+        zeros = jax.tree.map(jnp.zeros_like, state.running)
+        return state.replace(running=zeros)
+
+    def alarm_if_stuck(self, row: Row) -> None:
+        """Says so, once, if the loss has not left chance after the first epochs."""
+        classes = len(self.cache.class_names)
+        chance = math.log(classes)
+        if row["epoch"] >= 2 and not self.said_stuck and row["loss"] > 0.98 * chance:
+            self.said_stuck = True
+            self.report.say(
+                f"warning: after {row['epoch']:.1f} epochs the loss, {row['loss']:.3f}, is still "
+                f"at chance, ln({classes}) = {chance:.3f}. Is the learning rate "
+                "too low, are the initial weights too small for this network (see "
+                "configs/small.py), or are the labels shuffled?"
+            )
+
+    def validate(self, state: State, step: int) -> tuple[State, float]:
+        """One view of the validation split; the plateau rule looks at its top-1 error."""
+        split = self.config.data.validation
+        (score,) = self.evaluator(
+            state.model(), self.cache.images[split], self.cache.labels[split], ten_views=False
+        )
+        self.report.rows(score_row(score, step, step / self.epoch_steps, "validation"))
+        self.report.say(f"step {step:>6}  validation: {score}")
+        if self.config.optim.schedule == "plateau":
+            plateau = state.plateau.after(score.top1_error, self.config.optim.patience)
+            if plateau.factor < state.plateau.factor:
+                self.report.say("the validation error stalled: learning rate divided by 10")
+            places = jax.tree.map(lambda x: x.sharding, state.plateau)
+            state = state.replace(plateau=jax.device_put(plateau, places))
+        return state, score.top1_error
+
+    def save(self, state: State, step: int, batches: Any, error: float | None) -> None:
+        """Saves state and input position, unless the numbers have gone bad."""
+        check_finite(state, self.checkpoints)
+        record = {"input": batches.get_state(), "dataset": self.cache.fingerprint}
+        self.checkpoints.save(step, state.trees(), record, error)
+
+
+def check_finite(state: State, checkpoints: Checkpoints) -> None:
+    """Raises UserError if the loss was not a finite number at some step."""
+    bad = int(state.bad_step)
+    if bad >= 0:
+        kept = checkpoints.steps()
+        back = f"the checkpoint of step {kept[-1]} is kept" if kept else "there is no checkpoint yet"
+        raise UserError(
+            f"the loss was not a finite number at step {bad}; {back}. Lower "
+            "--config.optim.learning_rate and start in another --workdir."
+        )
+
+
+class Clock:
+    """Time per step and the share of it that the device had to wait for data."""
+
+    def __init__(self) -> None:
+        self._warm = False
+        self.restart()
+
+    def restart(self) -> None:
+        """What happened until now (compilation, validation, a save) does not count."""
+        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+    @contextlib.contextmanager
+    def waiting(self, state: State) -> Iterator[None]:
+        """Around the fetching of a batch. It is waiting only if the device has nothing to do."""
+        before = time.perf_counter()
+        yield
+        if state.step.is_ready():
+            self._waited += time.perf_counter() - before
+
+    def stepped(self, state: State) -> None:
+        """After a step was dispatched; the first one waits, so that compilation is not counted."""
+        if not self._warm:
+            jax.block_until_ready(state.step)
+            self._warm = True
+            self.restart()
+        else:
+            self._steps += 1
+
+    def seconds_per_step(self) -> float:
+        """Call it when the device is done (after reading a result)."""
+        return (time.perf_counter() - self._start) / max(1, self._steps)
+
+    def wait_fraction(self) -> float:
+        """0 to 1."""
+        return self._waited / max(1e-9, time.perf_counter() - self._start)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT in a list; elsewhere than in a main thread, none."""
+    caught: list[int] = []
+    wanted = (signal.SIGTERM, signal.SIGINT)
+    try:
+        before = {s: signal.signal(s, lambda number, _: caught.append(number)) for s in wanted}
+    except ValueError:  # not the main thread
+        before = {}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def score_row(score: Score, step: int, epoch: float, split: str) -> Row:
+    """A line of `metrics.jsonl`."""
+    return {"step": step, "epoch": round(epoch, 4), "split": split, **score._asdict()}
+
+
+def test(
+    evaluator: Evaluator,
+    variables: Tree,
+    cache: Cache,
+    config: ConfigDict,
+    report: Report,
+    step: int,
+) -> list[Score]:
+    """One and ten views of the test split, by the weights of the last step."""
+    split = config.data.test
+    report.say(f"testing {len(cache.images[split]):,} images in one view and in ten")
+    scores = evaluator(variables, cache.images[split], cache.labels[split], ten_views=True)
+    epoch = step * config.batch_size / len(cache.images[config.data.train])
+    report.rows(*(score_row(score, step, epoch, "test") for score in scores))
+    return scores
+
+
+def tested(workdir: Path, step: int) -> list[Score]:
+    """The scores that a test at this step has already written."""
+    rows = read_rows(workdir / "metrics.jsonl")
+    return [
+        Score(**{name: row[name] for name in Score._fields})
+        for row in rows
+        if row["split"] == "test" and row["step"] == step
+    ]
+
+
+def conclude(workdir: Path, config: ConfigDict, scores: list[Score], best: int | None) -> None:
+    """Prints the result and what can be done with it."""
+    print()
+    for score in scores:
+        print(f"test, last step: {score}")
+    if best is not None:
+        print(f"best checkpoint by validation error: step {best}")
+    print(f"""
+In {workdir}: metrics.jsonl, checkpoints/, figures/conv1.png (the kernels of both
+towers), figures/curves.png, and for TensorBoard tensorboard/. Next:
+
+    python -m alexnet_jax.main --workdir={workdir} --mode=evaluate    # test it again
+    python -m alexnet_jax.main --mode=describe                         # the network, layer by layer
+    python -m alexnet_jax.main --workdir=W --config=fashion_mnist      # real images
+""")
