@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 FLAGS = flags.FLAGS
@@ -44,6 +44,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         extra = FLAGS(rest)[1:]
     except flags.Error as error:
         return _refuse(str(error))
+    if FLAGS["verbosity"].using_default_value:
+        FLAGS.verbosity = logging.WARNING  # absl would raise it to INFO, for all libraries
     if extra:
         _refuse(f"unexpected argument {extra[0]!r}; see --help")
     if FLAGS.workdir is None and FLAGS.mode != "describe":

@@ -1,12 +1,20 @@
 """What a run tells: `metrics.jsonl`, TensorBoard events, a progress bar or plain lines."""
 
+import contextlib
 import json
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.evaluate import Score
 
 Row = dict[str, Any]
 
@@ -16,11 +24,14 @@ def read_rows(path: Path) -> list[Row]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             break
+        rows.append(row)
+    if rows and (rows[-1]["split"], rows[-1]["views"]) == ("test", 1):
+        rows.pop()  # the test in ten views, written with it, is what was cut short
     return rows
 
 
@@ -94,3 +105,81 @@ class Report:
                 f"loss {row['loss']:.3f}, error {row['top1_error']:.1%}, "
                 f"{row['images_per_second']:,.0f} images/s, data wait {row['data_wait_fraction']:.1%}"
             )
+
+
+class Clock:
+    """Time per step and the share of it that the device had to wait for data."""
+
+    def __init__(self) -> None:
+        self._first: float | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """What happened until now (compilation, validation, a save) does not count."""
+        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+    @contextlib.contextmanager
+    def waiting(self, result: jax.Array) -> Iterator[None]:
+        """Around the fetching of a batch. It is waiting only if the device has nothing to do.
+
+        Args:
+            result: of the step before.
+        """
+        before = time.perf_counter()
+        yield
+        if result.is_ready():
+            self._waited += time.perf_counter() - before
+
+    def stepped(self, result: jax.Array) -> None:
+        """After a step was dispatched; the first one waits, so that compilation is not counted."""
+        if self._first is None:
+            jax.block_until_ready(result)
+            self._first = time.perf_counter() - self._start
+            self.restart()
+        else:
+            self._steps += 1
+
+    def seconds_per_step(self) -> float:
+        """Call it when the device is done (after reading a result).
+
+        Where there was only the first step, it is that one's, compilation and all.
+        """
+        if not self._steps:
+            return self._first or 0.0
+        return (time.perf_counter() - self._start) / self._steps
+
+    def wait_fraction(self) -> float:
+        """0 to 1."""
+        return self._waited / max(1e-9, time.perf_counter() - self._start)
+
+
+def score_row(score: Score, step: int, epoch: float, split: str) -> Row:
+    """A line of `metrics.jsonl`."""
+    return {"step": step, "epoch": round(epoch, 4), "split": split, **score._asdict()}
+
+
+def tested(workdir: Path, step: int) -> list[Score]:
+    """The scores that a test at this step has already written."""
+    rows = read_rows(workdir / "metrics.jsonl")
+    return [
+        Score(**{name: row[name] for name in Score._fields})
+        for row in rows
+        if row["split"] == "test" and row["step"] == step
+    ]
+
+
+def conclude(workdir: Path, config: ConfigDict, scores: list[Score], best: int | None) -> None:
+    """Prints the result and what can be done with it."""
+    print()
+    for score in scores:
+        print(f"test, last step: {score}")
+    if best is not None:
+        print(f"best checkpoint by validation error: step {best}")
+    print(f"""
+In {workdir}: metrics.jsonl, checkpoints/, figures/conv1.png (the kernels of both
+towers), figures/curves.png, and for TensorBoard tensorboard/. Next:
+
+    python -m alexnet_jax.main --workdir={workdir} --mode=evaluate    # test it again
+    python -m alexnet_jax.main --mode=describe                         # the network, layer by layer
+    python -m alexnet_jax.main --workdir=W --config=fashion_mnist      # real images
+""")

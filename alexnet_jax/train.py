@@ -6,9 +6,7 @@ the last step, tests the result in one view and in ten, and draws the first laye
 
 import contextlib
 import math
-import signal
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +26,11 @@ from alexnet_jax.data.cache import Cache
 from alexnet_jax.data.stream import device_stream, training_stream
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import Evaluator, Score, sums
+from alexnet_jax.interrupts import Stopped, sole_owner, stop_signals
 from alexnet_jax.model import AlexNet, towers
-from alexnet_jax.report import Report, Row, read_rows
+from alexnet_jax.report import Clock, Report, Row, conclude, score_row, tested
 
 Tree = Any
-
-
-class Stopped(Exception):
-    """The run was asked to stop, and saved first."""
-
-    def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}: saved at step {step}")
-        self.signal_number = signal_number
 
 
 class State(struct.PyTreeNode):
@@ -168,16 +159,13 @@ def train(config: ConfigDict, workdir: Path) -> list[Score]:
 
     Raises:
         UserError: anything the user can mend; nothing was overwritten.
-        Stopped: SIGTERM or SIGINT came; the run was saved.
+        Stopped: SIGTERM or SIGINT came; the run was saved first if it was under way.
     """
     saved = workdir / "config.json"
     if saved.exists():
         config_lib.check_same_run(config_lib.read(saved), config, workdir)
     cache, mesh, model = build(config)
     network = model.network
-    workdir.mkdir(parents=True, exist_ok=True)
-    config_lib.save(config, saved)
-
     images = len(cache.images[config.data.train])
     steps = total_steps(config, images)
     optimizer = optim.update_rule(config.optim, steps)
@@ -207,11 +195,13 @@ def train(config: ConfigDict, workdir: Path) -> list[Score]:
     )
     evaluator = Evaluator(model, cache.mean_image, config.eval_batch_size)
     with (
+        sole_owner(workdir),
         Checkpoints(workdir / "checkpoints", config.keep_checkpoints) as checkpoints,
         contextlib.closing(iter(stream)) as batches,
     ):
         state = initial_state(model, optimizer, config.seed)
         state, start = resume(state, batches, checkpoints, cache, mesh)
+        config_lib.save(config, saved)  # nothing stands in the way any more
         with Report(workdir, start, steps) as report:
             if start >= steps:
                 report.say(f"this run is complete: {start:,} steps")
@@ -220,7 +210,7 @@ def train(config: ConfigDict, workdir: Path) -> list[Score]:
                 step = make_train_step(model, optimizer, cache.mean_image, config, steps)
                 state = run.loop(state, start, step, batches)
             scores = tested(workdir, start) or test(
-                evaluator, state.model(), cache, config, report, steps
+                evaluator, state.model(), cache, config, report, max(start, steps)
             )
         best = checkpoints.best()
     figures.kernels(np.asarray(state.params["conv1"]["kernel"]), network.towers, workdir)
@@ -285,10 +275,10 @@ class Run:
         with stop_signals() as stopped_by:
             clock = Clock()
             for step in range(start + 1, self.steps + 1):
-                with clock.waiting(state):
+                with clock.waiting(state.step):
                     batch = next(batches)
                 state = train_step(state, batch)
-                clock.stepped(state)
+                clock.stepped(state.step)
                 self.report.advance()
 
                 last = step == self.steps
@@ -301,9 +291,9 @@ class Run:
                 if step % self.save_every == 0 or last or stopped_by:
                     self.save(state, step, batches, error)
                     clock.restart()
-                if stopped_by and not last:
+                if stopped_by:
                     self.checkpoints.wait()
-                    raise Stopped(stopped_by[0], step)
+                    raise Stopped(stopped_by[0], f"saved at step {step:,}")
         return state
 
     def log(self, state: State, step: int, clock: "Clock") -> State:
@@ -347,6 +337,7 @@ class Run:
 
     def validate(self, state: State, step: int) -> tuple[State, float]:
         """One view of the validation split; the plateau rule looks at its top-1 error."""
+        check_finite(state, self.checkpoints)
         split = self.config.data.validation
         (score,) = self.evaluator(
             state.model(), self.cache.images[split], self.cache.labels[split], ten_views=False
@@ -369,73 +360,23 @@ class Run:
 
 
 def check_finite(state: State, checkpoints: Checkpoints) -> None:
-    """Raises UserError if the loss was not a finite number at some step."""
+    """Raises UserError if the loss of some step, or a weight by now, is not a finite number."""
     bad = int(state.bad_step)
+    if bad < 0 and not all_finite(state.model()):
+        bad = int(state.step)
     if bad >= 0:
         kept = checkpoints.steps()
         back = f"the checkpoint of step {kept[-1]} is kept" if kept else "there is no checkpoint yet"
         raise UserError(
-            f"the loss was not a finite number at step {bad}; {back}. Lower "
+            f"the loss or a weight was not a finite number at step {bad}; {back}. Lower "
             "--config.optim.learning_rate and start in another --workdir."
         )
 
 
-class Clock:
-    """Time per step and the share of it that the device had to wait for data."""
-
-    def __init__(self) -> None:
-        self._warm = False
-        self.restart()
-
-    def restart(self) -> None:
-        """What happened until now (compilation, validation, a save) does not count."""
-        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
-
-    @contextlib.contextmanager
-    def waiting(self, state: State) -> Iterator[None]:
-        """Around the fetching of a batch. It is waiting only if the device has nothing to do."""
-        before = time.perf_counter()
-        yield
-        if state.step.is_ready():
-            self._waited += time.perf_counter() - before
-
-    def stepped(self, state: State) -> None:
-        """After a step was dispatched; the first one waits, so that compilation is not counted."""
-        if not self._warm:
-            jax.block_until_ready(state.step)
-            self._warm = True
-            self.restart()
-        else:
-            self._steps += 1
-
-    def seconds_per_step(self) -> float:
-        """Call it when the device is done (after reading a result)."""
-        return (time.perf_counter() - self._start) / max(1, self._steps)
-
-    def wait_fraction(self) -> float:
-        """0 to 1."""
-        return self._waited / max(1e-9, time.perf_counter() - self._start)
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT in a list; elsewhere than in a main thread, none."""
-    caught: list[int] = []
-    wanted = (signal.SIGTERM, signal.SIGINT)
-    try:
-        before = {s: signal.signal(s, lambda number, _: caught.append(number)) for s in wanted}
-    except ValueError:  # not the main thread
-        before = {}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def score_row(score: Score, step: int, epoch: float, split: str) -> Row:
-    """A line of `metrics.jsonl`."""
-    return {"step": step, "epoch": round(epoch, 4), "split": split, **score._asdict()}
+@jax.jit
+def all_finite(tree: Tree) -> jax.Array:
+    """Whether no array of the tree holds an infinity or a nan."""
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
 
 
 def test(
@@ -453,30 +394,3 @@ def test(
     epoch = step * config.batch_size / len(cache.images[config.data.train])
     report.rows(*(score_row(score, step, epoch, "test") for score in scores))
     return scores
-
-
-def tested(workdir: Path, step: int) -> list[Score]:
-    """The scores that a test at this step has already written."""
-    rows = read_rows(workdir / "metrics.jsonl")
-    return [
-        Score(**{name: row[name] for name in Score._fields})
-        for row in rows
-        if row["split"] == "test" and row["step"] == step
-    ]
-
-
-def conclude(workdir: Path, config: ConfigDict, scores: list[Score], best: int | None) -> None:
-    """Prints the result and what can be done with it."""
-    print()
-    for score in scores:
-        print(f"test, last step: {score}")
-    if best is not None:
-        print(f"best checkpoint by validation error: step {best}")
-    print(f"""
-In {workdir}: metrics.jsonl, checkpoints/, figures/conv1.png (the kernels of both
-towers), figures/curves.png, and for TensorBoard tensorboard/. Next:
-
-    python -m alexnet_jax.main --workdir={workdir} --mode=evaluate    # test it again
-    python -m alexnet_jax.main --mode=describe                         # the network, layer by layer
-    python -m alexnet_jax.main --workdir=W --config=fashion_mnist      # real images
-""")

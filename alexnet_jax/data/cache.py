@@ -31,7 +31,7 @@ import tqdm
 from alexnet_jax.data import sources
 from alexnet_jax.errors import UserError
 
-FORMAT = 1  # of the files; a cache of another format is made again under the message that says so
+FORMAT = 1  # of the files; `open_cache` refuses any other
 HOLDOUT_SEED = 2012  # which images are held out is a fact of the dataset, not of a run's seed
 CHUNK = 64  # images a worker takes at a time
 
@@ -120,8 +120,7 @@ def open_cache(path: str) -> Cache:
     """
     try:
         with open(os.path.join(path, "meta.json"), encoding="utf-8") as file:
-            text = file.read()
-        meta = json.loads(text)
+            meta = json.load(file)
         if meta["format"] != FORMAT:
             raise ValueError(f"format {meta['format']}, expected {FORMAT}")
         mean_image = np.load(os.path.join(path, "mean_image.npy"))
@@ -139,9 +138,6 @@ def open_cache(path: str) -> Cache:
         raise UserError(f"{path} is no cache ({error.filename} is missing)") from error
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it, it will be made again") from error
-    digest = hashlib.sha256(text.encode() + mean_image.tobytes())
-    for split in sorted(labels):
-        digest.update(split.encode() + labels[split].tobytes())
     return Cache(
         path=path,
         name=meta["name"],
@@ -152,8 +148,18 @@ def open_cache(path: str) -> Cache:
         eigenvectors=np.array(meta["eigenvectors"]),
         images=images,
         labels=labels,
-        fingerprint=digest.hexdigest()[:16],
+        fingerprint=_fingerprint(meta, mean_image, labels),
     )
+
+
+def _fingerprint(meta: dict, mean_image: np.ndarray, labels: dict[str, np.ndarray]) -> str:
+    """16 hex digits of everything but the images, which the statistics stand for, and the name,
+    which may be a path: the same data moved to another directory is the same data."""
+    facts = {key: value for key, value in meta.items() if key != "name"}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode() + mean_image.tobytes())
+    for split in sorted(labels):
+        digest.update(split.encode() + labels[split].tobytes())
+    return digest.hexdigest()[:16]
 
 
 def make_cache(
@@ -246,10 +252,7 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
 
     Args:
         image: uint8 (H, W, 3).
-        size: S in pixels.
-
-    Returns:
-        uint8 (S, S, 3).
+        size: S in pixels; what returns is uint8 (S, S, 3).
     """
     height, width = image.shape[:2]
     shorter = min(height, width)

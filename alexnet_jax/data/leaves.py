@@ -36,11 +36,13 @@ SHORTER_SIDE = (128, 192)  # of the stored picture, real pixels
 ASPECT = (1.0, 1.4)  # longer over shorter side; lying or standing, half of the pictures each
 OBJECT_SIZE = (0.65, 0.9)  # bounding diameter over the shorter side; mean width is 0.8 of it
 OUTLINE = 0.07  # size of the wobble of the outline, per harmonic
-PERIOD = (6.0, 13.0)  # of the pattern; an 11x11 kernel should see it, and JPEG not blur it away
-DUTY = 0.5  # most that the ink is broadened or thinned, in amplitudes of its wave
+PERIOD = (7.0, 11.0)  # of the pattern; an 11x11 kernel should see it, and JPEG not blur it away
+EDGE = (1.0, 2.5)  # width of the pattern's edges
+PLAIN_BLUR = (1.0, 6.0)  # standard deviation, of the edge between a plain object's two colours
+DUTY = 0.4  # most that the ink is broadened or thinned, in amplitudes of its wave
 PLAIN_SIZE = (0.65, 0.9)  # of the coloured part of a plain object, over its bounding diameter
-TILT = 5.0  # standard deviation of the pattern's tilt, degrees
-CONTRAST = 0.45  # least difference of luma between a pattern's two colours, of 1
+TILT = 4.0  # standard deviation of the pattern's tilt, degrees
+CONTRAST = 0.5  # least difference of luma between a pattern's two colours, of 1
 LEAVES = 130  # behind the object
 LEAF_RADIUS = (7.0, 70.0)
 FRONT_LEAVES = (0, 2)  # over the object
@@ -221,16 +223,18 @@ def _colours(rng: np.random.Generator, family: int) -> tuple[np.ndarray, np.ndar
 def _ink(rng: np.random.Generator, pattern: str, size: int, scale: float) -> np.ndarray:
     """Share of the family's colour, ``[size, size]`` float32 0..1; the rest is the grey's.
 
-    Each pattern has about as much of either colour as the others: were the plain object all
-    colour, a histogram would know it, and with the family that is two classes in five.
+    No histogram should tell the patterns apart, so each has about as much of either colour, and
+    as much of what lies between them at its soft edges, as the others have.
     """
     if pattern == "plain":  # A plain thing that lies on a grey one, both with outlines of any kind.
         part = int(size * rng.uniform(*PLAIN_SIZE))
         left, top = rng.integers(0, size - part + 1, 2)
         ink = np.zeros((size, size), np.float32)
         ink[top : top + part, left : left + part] = _outline(rng, part)
-        return ink
+        return cv2.GaussianBlur(ink, (0, 0), scale * rng.uniform(*PLAIN_BLUR))
     period = scale * np.exp(rng.uniform(*np.log(PERIOD)))
+    if pattern == "checks":  # They have edges both ways: twice as many, were they as close.
+        period *= 1.8
     tilt, phase = np.deg2rad(rng.normal(0, TILT)), rng.uniform(0, 2 * np.pi, 2)
     # How broad the ink is, and which of the two colours it is.
     duty, swap = np.float32(rng.uniform(-DUTY, DUTY)), rng.random() < 0.5
@@ -243,12 +247,13 @@ def _ink(rng: np.random.Generator, pattern: str, size: int, scale: float) -> np.
         wave = across + duty
     elif pattern == "stripes-horizontal":
         wave = down + duty
-    elif pattern == "checks":  # The product is flatter at its edges, and soon falls apart in dots.
+    elif pattern == "checks":  # More of `duty` would part them into dots.
         wave = 1.5 * across * down + duty / 4
     else:  # Round about the crests of a lattice; nearer to 0 they join into diagonal checks.
         wave = across + down - (0.75 + duty / 2)
-    # The wave is steepest 2 pi / period a pixel: this makes an edge about one pixel wide.
-    ink = np.clip(0.5 + wave * np.float32(period / (2 * np.pi)), 0, 1)
+    # A wave's slope is at most 2 pi / period a pixel: this makes an edge so many pixels wide.
+    sharpness = period / (2 * np.pi * scale * rng.uniform(*EDGE))
+    ink = np.clip(0.5 + wave * np.float32(sharpness), 0, 1)
     return 1 - ink if swap else ink
 
 

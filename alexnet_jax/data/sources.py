@@ -31,8 +31,8 @@ from alexnet_jax.errors import UserError
 
 DEBIAN_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 FASHION_MNIST_CLASSES = (
-    'T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat',
-    'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot',
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 FOLDER_SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
@@ -172,7 +172,9 @@ def open_tfds(name: str, data_dir: str) -> Source:
     try:
         builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
     except (registered.DatasetNotFoundError, ValueError) as error:
-        raise UserError(_how_to_prepare(name, data_dir)) from error
+        raise UserError(
+            f"tfds:{name} is not prepared under {data_dir}: {_prepare_command(name, data_dir)}"
+        ) from error
     return source_from_builder(builder, name)
 
 
@@ -207,10 +209,6 @@ def _only_feature(features: Any, kind: type, name: str) -> str:
             f"found {keys}"
         )
     return preferred[0]
-
-
-def _how_to_prepare(name: str, data_dir: str) -> str:
-    return f"tfds:{name} is not prepared under {data_dir}: {_prepare_command(name, data_dir)}"
 
 
 def _prepare_command(name: str, data_dir: str) -> str:

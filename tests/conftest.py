@@ -1,0 +1,70 @@
+"""Eight CPU devices for every test, and the fixtures that several files share."""
+
+import os
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import network_fixtures as fixtures
+import optax
+import pytest
+
+from alexnet_jax.model import AlexNet, Network, make_mesh
+
+# Before the first use of jax. The CPU also where there is something faster: the tests compare
+# digits, some in float64, on meshes of up to eight devices.
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session")
+def reference() -> ModuleType:
+    """The second implementation, `torch_reference`. Without torch: skips, but fails in CI."""
+    try:
+        import torch_reference
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        reason = "no torch to compare with: pip install 'alexnet_jax[reference]'"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return torch_reference
+
+
+class FullSize(NamedTuple):
+    """The network of 2012 with its initial weights, and one training step's worth of numbers."""
+
+    network: Network
+    params: Any
+    images: np.ndarray
+    labels: np.ndarray
+    masks: dict[str, np.ndarray]
+    logits: jax.Array  # in training, with the masks
+    loss: jax.Array
+    gradients: Any
+
+
+@pytest.fixture(scope="session")
+def full_size() -> FullSize:
+    """Computed once, on one device, in float32."""
+    network = Network()
+    model = AlexNet(network, make_mesh(1, 1))
+    images = fixtures.random_images(2, 224).astype(np.float32)
+    labels = fixtures.random_labels(2, 1000)
+    masks = fixtures.random_masks(network, 2)
+    params = jax.jit(model.init)(jax.random.key(0), images[:1])["params"]
+    (loss, logits), gradients = jax.jit(gradient_function(model))(params, images, labels, masks)
+    return FullSize(network, params, images, labels, masks, logits, loss, gradients)
+
+
+def gradient_function(model: AlexNet) -> Any:
+    """((loss, logits), gradients) of (params, images, labels, masks)."""
+
+    def loss(params: Any, images: Any, labels: Any, masks: Any) -> tuple[jax.Array, jax.Array]:
+        logits = model.apply({"params": params}, images, masks)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), logits
+
+    return jax.value_and_grad(loss, has_aux=True)

@@ -1,0 +1,340 @@
+"""The training stream: its order, its crops and its lighting, and that it resumes exactly."""
+
+import json
+import pathlib
+import socket
+import subprocess
+import sys
+
+import data_fixtures as fixtures
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from alexnet_jax.data import augment, stream
+from alexnet_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+COUNT, SIZE, CROP, BATCH = 37, 24, 16, 8
+CACHE = fixtures.memory_cache(fixtures.position_images(COUNT, SIZE))
+
+
+def take(count: int, cache=CACHE, **options) -> list[dict[str, np.ndarray]]:
+    """The first batches of a stream."""
+    options = {"batch_size": BATCH, "crop": CROP, "seed": 1, "lighting": "none"} | options
+    iterator = iter(stream.training_stream(cache, **options))
+    batches = [next(iterator) for _ in range(count)]
+    iterator.close()
+    return batches
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for a, b in zip(first, second):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(np.asarray(a[name]), np.asarray(b[name]))
+
+
+# --- order ----------------------------------------------------------------------------------------
+
+
+def test_every_image_once_an_epoch_and_another_order_each_epoch():
+    batches = take(COUNT)  # 37 batches of 8 are 8 epochs of 37
+    order = np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
+    epochs = order.reshape(BATCH, COUNT)
+    np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(COUNT), (BATCH, 1)))
+    assert len({epoch.tobytes() for epoch in epochs}) == BATCH
+    labels = np.concatenate([batch["label"] for batch in batches])
+    np.testing.assert_array_equal(labels, order % 7)
+
+
+def test_the_seed_alone_decides():
+    options = {"lighting": "sqrt", "with_offsets": True}
+    first = take(12, **options)
+    assert_same(first, take(12, **options))
+    assert_same(first, take(12, threads=3, **options))
+    other = take(12, **options | {"seed": 2})
+    assert not np.array_equal(first[0]["label"], other[0]["label"])
+    assert not np.array_equal(first[0]["offset"], other[0]["offset"])
+    assert not np.array_equal(first[0]["offset"], first[1]["offset"])
+
+
+def test_dtypes_and_shapes():
+    (batch,) = take(1, lighting_on="device", with_offsets=True)
+    found = {name: (value.shape, value.dtype.name) for name, value in batch.items()}
+    assert found == {
+        "image": ((8, 16, 16, 3), "uint8"),
+        "label": ((8,), "int32"),
+        "shift": ((8, 3), "float32"),
+        "offset": ((8, 3), "int32"),
+    }
+    assert take(1)[0].keys() == {"image", "label"}
+
+
+# --- crops ----------------------------------------------------------------------------------------
+
+
+def test_crops_are_windows_of_their_images():
+    seen = set()
+    for batch in take(60, with_offsets=True):
+        for image, (top, left, mirrored) in zip(batch["image"], batch["offset"]):
+            number = image[0, 0, 0]
+            window = CACHE.images["train"][number][top : top + CROP, left : left + CROP]
+            np.testing.assert_array_equal(image, window[:, ::-1] if mirrored else window)
+            seen.add((int(top), int(left)))
+    assert {top for top, _ in seen} == {left for _, left in seen} == set(range(SIZE - CROP + 1))
+
+
+def test_all_positions_of_the_released_code_and_of_the_paper():
+    """33 x 33 x 2 in convdata_jpeg.py:239,244, 32 x 32 x 2 = "a factor of 2048" in the paper."""
+    for last_offset, side in ((True, 33), (False, 32)):
+        positions = augment.crop_positions(256, 224, last_offset)
+        draws = augment.draw(np.random.default_rng(0), 50_000, positions)
+        cells, counts = np.unique(draws.offsets, axis=0, return_counts=True)
+        assert len(cells) == side * side * 2 and cells.max() == side - 1
+        # 50,000 draws into 2,178 (2,048) cells: chi-squared has that mean and twice that variance.
+        expected = 50_000 / len(cells)
+        chi_squared = ((counts - expected) ** 2 / expected).sum()
+        assert abs(chi_squared - len(cells)) < 4 * (2 * len(cells)) ** 0.5
+    assert augment.crop_positions(24, 24, True) == augment.crop_positions(24, 24, False) == 1
+
+
+def test_no_flip_and_no_crop_leave_the_image_alone():
+    (batch,) = take(1, crop=SIZE, flip=False)
+    for image in batch["image"]:
+        np.testing.assert_array_equal(image, CACHE.images["train"][image[0, 0, 0]])
+
+
+def test_options_do_not_move_the_other_numbers():
+    plain = take(3, with_offsets=True)
+    lit = take(3, with_offsets=True, lighting="sqrt", flip=False)
+    for a, b in zip(plain, lit):
+        np.testing.assert_array_equal(a["label"], b["label"])
+        np.testing.assert_array_equal(a["offset"][:, :2], b["offset"][:, :2])
+
+
+# --- lighting -------------------------------------------------------------------------------------
+
+
+def lit_cache():
+    """Images from 90 to 165: with shifts of some 12 levels a few standard deviations are safe."""
+    images = np.random.default_rng(1).integers(90, 166, (200, 20, 20, 3), dtype=np.uint8)
+    return fixtures.memory_cache(images)
+
+
+def reference_shift(alphas, scales, vectors):
+    """The formula of section 4.1, term by term."""
+    shift = np.zeros((len(alphas), 3))
+    for image in range(len(alphas)):
+        for component in range(3):
+            shift[image] += vectors[:, component] * alphas[image, component] * scales[component]
+    return shift
+
+
+def test_lighting_on_the_device_and_on_the_host_against_the_float32_reference():
+    cache = lit_cache()
+    options = {"cache": cache, "batch_size": 50, "lighting": "sqrt", "with_offsets": True}
+    on_device = take(6, lighting_on="device", **options)
+    on_host = take(6, lighting_on="host", **options)
+    for step, (device, host) in enumerate(zip(on_device, on_host)):
+        rng = np.random.Generator(np.random.Philox(key=np.array([1, step], np.uint64)))
+        alphas = augment.draw(rng, 50, augment.crop_positions(20, CROP)).alphas
+        shift = reference_shift(alphas, np.sqrt(cache.eigenvalues), cache.eigenvectors)
+        assert np.abs(device["shift"] - shift).max() < 1e-3
+        # grey levels: crop, minus mean, plus shift, in float32 (design, section 6)
+        mean = cache.mean_image[2 : 2 + CROP, 2 : 2 + CROP]
+        reference = device["image"].astype(np.float32) - mean + shift[:, None, None].astype("f4")
+        device_way = (device["image"].astype(np.float32) + device["shift"][:, None, None]) - mean
+        assert np.abs(device_way - reference).max() < 1e-3
+        unsaturated = (host["image"] > 0) & (host["image"] < 255)
+        assert unsaturated.mean() > 0.999
+        host_way = host["image"].astype(np.float32) - mean
+        assert np.abs(host_way - reference)[unsaturated].max() <= 0.5 + 1e-3
+        np.testing.assert_array_equal(host["offset"], device["offset"])
+
+
+def test_shifts_have_a_hundredth_of_the_pixels_covariance():
+    """E[s s^T] = V diag(l) V^T / 100: with the square roots, lighting is noise of the data's own
+    colour statistics at a tenth of its standard deviation."""
+    cache = lit_cache()
+    covariance = cache.eigenvectors @ np.diag(cache.eigenvalues) @ cache.eigenvectors.T
+    alphas = augment.draw(np.random.default_rng(2), 200_000, 1).alphas
+    shift = augment.lighting_shift(alphas, cache.eigenvalues, cache.eigenvectors, "sqrt")
+    found = shift.T @ shift / len(shift)
+    assert np.abs(found - covariance / 100).max() < 0.01 * covariance.max() / 100
+    assert augment.lighting_shift(alphas, *[cache.eigenvalues] * 2, "none").max() == 0
+
+
+def test_the_printed_formula_moves_by_5_8_grey_levels():
+    """On pixels scaled to 0..1, with ImageNet's largest eigenvalue, 121.78^2 (input_meta)."""
+    alphas = np.array([[0, 0, augment.LIGHTING_STD]])
+    eigenvalues = np.array([19.721, 37.094, 121.780]) ** 2
+    shift = augment.lighting_shift(alphas, eigenvalues, np.eye(3), "eigenvalue")
+    np.testing.assert_allclose(shift, [[0, 0, 5.816]], atol=1e-3)
+    shift = augment.lighting_shift(alphas, eigenvalues, np.eye(3), "sqrt")
+    np.testing.assert_allclose(shift, [[0, 0, 12.178]], atol=1e-3)
+
+
+@pytest.mark.parametrize("shift", [(3.4, -5.6, 7.5), (300.0, -300.0, 0.49), (-9.0, -1.0, -128.0)])
+def test_colour_is_added_saturating(shift):
+    image = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    expected = np.clip(image.astype(int) + np.rint(shift).astype(int), 0, 255)
+    augment.add_colour(image, np.array(shift, np.float32))
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_lighting_stops_at_its_step_and_nothing_else_changes():
+    options = {"cache": lit_cache(), "lighting": "sqrt", "lighting_steps": 2}
+    on_device = take(4, lighting_on="device", **options)
+    assert [bool(batch["shift"].any()) for batch in on_device] == [True, True, False, False]
+    on_host, unlit = take(4, **options), take(4, **options | {"lighting": "none"})
+    assert_same(on_host[2:], unlit[2:])
+    assert not np.array_equal(on_host[1]["image"], unlit[1]["image"])
+
+
+# --- devices and processes ------------------------------------------------------------------------
+
+
+def test_rows_of_all_processes_are_the_global_batch():
+    options = {"lighting": "sqrt", "lighting_on": "device", "with_offsets": True}
+    whole = take(5, **options)
+    parts = [take(5, process_index=i, process_count=4, **options) for i in range(4)]
+    joined = [
+        {name: np.concatenate([part[step][name] for part in parts]) for name in whole[0]}
+        for step in range(5)
+    ]
+    assert_same(whole, joined)
+
+
+def sharding():
+    mesh = jax.make_mesh(
+        (jax.device_count(), 1), ("data", "tower"), axis_types=(AxisType.Auto,) * 2
+    )
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def device_dataset():
+    dataset = stream.training_stream(CACHE, batch_size=BATCH, crop=CROP, seed=1, lighting="sqrt")
+    return stream.device_stream(dataset, sharding())
+
+
+@pytest.mark.parametrize("consumed", [0, 1, 7])
+def test_resume_counts_the_batches_consumed(consumed):
+    expected = take(12, lighting="sqrt")
+    iterator = iter(device_dataset())
+    before = [next(iterator) for _ in range(consumed)]
+    state = json.loads(json.dumps(iterator.get_state()))  # as a checkpoint keeps it
+    after = [next(iterator) for _ in range(12 - consumed)]
+    iterator.close()
+    assert_same(before + after, expected)
+    resumed = iter(device_dataset())
+    resumed.set_state(state)
+    assert_same([next(resumed) for _ in range(12 - consumed)], expected[consumed:])
+    resumed.close()
+
+
+def test_device_batches_lie_as_the_sharding_says():
+    iterator = iter(device_dataset())
+    batch = next(iterator)
+    iterator.close()
+    assert all(isinstance(value, jax.Array) for value in batch.values())
+    assert batch["image"].sharding == sharding() and batch["label"].sharding == sharding()
+    assert stream.process_share(sharding(), BATCH) == (0, 1)
+
+
+TWO_PROCESSES = """
+import sys
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+sys.path.insert(0, "tests")
+import data_fixtures as fixtures
+from alexnet_jax.data import stream
+
+cache = fixtures.memory_cache(fixtures.position_images(37, 24))
+devices = np.array(jax.devices())
+for shape, order in (((2, 2), devices), ((2, 2), devices[[0, 2, 1, 3]])):
+    mesh = jax.sharding.Mesh(order.reshape(shape), ("data", "tower"))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    index, count = stream.process_share(sharding, 8)
+    dataset = stream.training_stream(
+        cache, batch_size=8, crop=16, seed=1, process_index=index, process_count=count
+    )
+    iterator = iter(stream.device_stream(dataset, sharding))
+    for step in range(3):
+        batch = next(iterator)
+        assert batch["image"].shape == (8, 16, 16, 3)
+        for shard in batch["image"].addressable_shards:
+            rows = shard.index[0]
+            print(index, count, step, rows.start or 0, int(np.asarray(shard.data).sum()))
+    iterator.close()
+"""
+
+
+def test_two_real_processes_build_one_global_batch():
+    """Once each holds its data rows, once each holds one tower and so all rows."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES, address, str(i)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for i in range(2)
+    ]
+    answers = [run.communicate(timeout=90) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], answers[0][1] + answers[1][1]
+    whole = take(3, lighting="sqrt")
+    sums = {(step, half): int(whole[step]["image"][half : half + 4].sum())
+            for step in range(3) for half in (0, 4)}  # fmt: skip
+    for process, (out, _) in enumerate(answers):
+        lines = [tuple(map(int, line.split())) for line in out.splitlines()]
+        assert len(lines) == 12
+        for index, count, step, start, total in lines[:6]:
+            assert (index, count, start) == (process, 2, 4 * process)
+            assert total == sums[step, start]
+        for index, count, step, start, total in lines[6:]:
+            assert (index, count) == (0, 1) and total == sums[step, start]
+        assert {line[3] for line in lines[6:]} == {0, 4}
+
+
+# --- evaluation, errors ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "batches"), [(37, 5), (8, 1), (40, 5), (3, 1)])
+def test_evaluation_counts_every_example_once(count, batches):
+    images, labels = fixtures.position_images(count, 6), np.arange(count) % 7
+    found = list(stream.evaluation_batches(images, labels, 8))
+    assert len(found) == batches
+    assert all(batch["image"].shape == (8, 6, 6, 3) for batch in found)
+    weights = np.concatenate([batch["weight"] for batch in found])
+    assert weights.sum() == count and weights.dtype == np.float32
+    counted = np.concatenate([batch["image"] for batch in found])[weights == 1]
+    np.testing.assert_array_equal(counted, images)
+    counted = np.concatenate([batch["label"] for batch in found])[weights == 1]
+    np.testing.assert_array_equal(counted, labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 38}, "batch_size=38: expected 1 to 37"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"crop": 25}, "crop=25: the cached images are 24"),
+        ({"process_count": 3}, "does not divide into 3"),
+        ({"split": "test"}, "no split 'test', only"),
+        ({"seed": -1}, "seed=-1: expected 0 to 4294967295"),
+    ],
+)
+def test_sizes_that_do_not_fit(options, message):
+    with pytest.raises(UserError, match=message):
+        take(1, **options)

@@ -1,0 +1,261 @@
+"""Two towers on a device mesh compute what one device computes, and speak four times.
+
+Every error is the largest absolute difference over the largest absolute value, tensor by tensor.
+"""
+
+import functools
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import network_fixtures as fixtures
+import numpy as np
+import pytest
+from conftest import FullSize, gradient_function
+from jax.sharding import NamedSharding, PartitionSpec
+
+from alexnet_jax import optim, train
+from alexnet_jax import config as config_lib
+from alexnet_jax.configs import base, small
+from alexnet_jax.model import AlexNet, Dense, Network, make_mesh, towers
+
+MESHES = [(1, 2), (2, 1), (2, 2), (4, 2)]  # data x tower
+BATCH, STEPS = 8, 10
+
+
+def placed(model: AlexNet, params: Any, *batch: Any) -> tuple[Any, ...]:
+    """Parameters and per-example arrays where they lie during training."""
+    params = jax.device_put(params, towers.shardings(params, model.mesh))
+    return params, *jax.device_put(batch, NamedSharding(model.mesh, towers.IMAGES))
+
+
+@functools.cache
+def once(data: int, tower: int, classes: int) -> dict[str, Any]:
+    """Everything that one step computes, and the logits at test, on a mesh.
+
+    In float64: in float32 two almost equal pixels under a pool change places now and then, from one
+    order of summation to another, and a gradient with them.
+    """
+    network = fixtures.small_network(classes=classes)
+    model = AlexNet(network, make_mesh(data, tower))
+    with jax.enable_x64(True):
+        params, images, labels, masks = placed(
+            model,
+            fixtures.random_params(network),
+            fixtures.random_images(BATCH, 96),
+            fixtures.random_labels(BATCH, classes),
+            fixtures.random_masks(network, BATCH),
+        )
+        (loss, logits), gradients = jax.jit(gradient_function(model))(params, images, labels, masks)
+        at_test = jax.jit(model.apply)({"params": params}, images)
+    found = {"loss": loss, "logits": logits, "gradients": gradients, "at test": at_test}
+    return jax.device_get(found)
+
+
+@functools.cache
+def trained(data: int, tower: int, norm: str = "lrn") -> dict[str, Any]:
+    """A real run of ten steps, over a drop of the rate: where it started and how it went."""
+    config = base.get_config()
+    config.seed, config.model.norm = 3, norm
+    config.model.classes, config.model.input_size = 12, 96
+    small.shrink(config.model, conv=1 / 16, fc=32)  # 6-16-24-24-16 kernels
+    model = AlexNet(config_lib.network(config), make_mesh(data, tower))
+    optimizer = optim.update_rule(config.optim, STEPS)
+    rng = np.random.default_rng(0)
+    mean_image = rng.uniform(100, 140, (104, 104, 3)).astype(np.float32)
+    state = train.initial_state(model, optimizer, config.seed)
+    start = jax.device_get(state.params)
+    sharding = state.params["conv2"]["kernel"].sharding
+    step = train.make_train_step(model, optimizer, mean_image, config, STEPS)
+    losses = []
+    for _ in range(STEPS):
+        batch = {
+            "image": rng.integers(0, 256, (BATCH, 96, 96, 3), np.uint8),
+            "label": rng.integers(0, 12, BATCH, np.int32),
+        }
+        state = step(state, jax.device_put(batch, NamedSharding(model.mesh, towers.IMAGES)))
+        losses.append(float(state.running["loss"]) / BATCH)
+        state = state.replace(running=jax.tree.map(jnp.zeros_like, state.running))
+    masks = jax.jit(lambda key: model.dropout_masks(key, BATCH))(jax.random.key(5))
+    return {
+        "losses": np.array(losses),
+        "start": start,
+        "batch_stats": jax.device_get(state.batch_stats),
+        "masks": jax.device_get(masks),
+        "sharding": sharding,
+    }
+
+
+@pytest.mark.parametrize("classes", [12, 13])
+@pytest.mark.parametrize("mesh", MESHES)
+def test_every_mesh_computes_the_same(mesh: tuple[int, int], classes: int) -> None:
+    """Outputs, loss and every gradient; 13 classes do not halve, so both towers have all of fc8."""
+    if classes == 13 and mesh not in [(1, 2), (2, 2)]:
+        pytest.skip("an odd number of classes matters to the tower axis alone")
+    found, expected = once(*mesh, classes), once(1, 1, classes)
+    assert np.abs(expected["logits"]).max() > 0.1
+    for name, value in expected.items():
+        assert fixtures.difference(found[name], value) < 1e-8, name
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_ten_steps_go_the_same_way_on_every_mesh(mesh: tuple[int, int]) -> None:
+    """The whole step of train.py: input, masks, gradients, update."""
+    found, expected = trained(*mesh), trained(1, 1)
+    assert np.all(np.isfinite(expected["losses"])) and np.ptp(expected["losses"]) > 0.01
+    assert fixtures.difference(found["losses"], expected["losses"]) < 1e-5
+
+
+@pytest.mark.parametrize("mesh", [(2, 1), (2, 2)])
+def test_batch_norm_is_over_the_global_batch(mesh: tuple[int, int]) -> None:
+    """Statistics of a device's own images would be others on every mesh."""
+    found, expected = trained(*mesh, "batch_norm"), trained(1, 1, "batch_norm")
+    assert set(expected["batch_stats"]) == {"conv1", "conv2"}
+    assert fixtures.difference(found["losses"], expected["losses"]) < 1e-5
+    assert fixtures.difference(found["batch_stats"], expected["batch_stats"]) < 1e-5
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_seed_means_the_same_weights_and_masks_on_every_mesh(mesh: tuple[int, int]) -> None:
+    """To the bit: they are drawn at global shape."""
+    found, expected = trained(*mesh), trained(1, 1)
+    for name in ("start", "masks"):
+        jax.tree.map(np.testing.assert_array_equal, found[name], expected[name])
+
+
+def test_the_towers_start_differently_and_drop_different_units() -> None:
+    """A key replicated to both towers would give twins (a trap of shard_map)."""
+    run = trained(1, 2)
+    for layer, pair in run["start"].items():
+        a, b = np.split(pair["kernel"], 2, axis=-1)
+        assert np.mean(a == b) < 0.01, layer
+    for layer, mask in run["masks"].items():
+        assert mask.shape == (BATCH, 32) and mask.dtype == bool
+        a, b = np.split(mask, 2, axis=-1)
+        assert 0.3 < np.mean(a == b) < 0.7, layer  # 0.5 +- 0.044 if drawn independently
+    assert np.mean(run["masks"]["fc6"] == run["masks"]["fc7"]) < 0.7
+
+
+def test_each_tower_holds_its_own_kernels() -> None:
+    """conv2 is 5x5x3x16 in all (6 maps, half of them seen) and 5x5x3x8 on each of two devices."""
+    run = trained(1, 2)
+    assert run["start"]["conv2"]["kernel"].shape == (5, 5, 3, 16)
+    assert run["sharding"].shard_shape((5, 5, 3, 16)) == (5, 5, 3, 8)
+
+
+def test_full_network_on_two_towers(full_size: FullSize) -> None:
+    """Logits, loss and all gradients of the network of 2012, against one device."""
+    model = AlexNet(full_size.network, make_mesh(1, 2))
+    arguments = placed(model, *full_size[1:5])
+    (loss, logits), gradients = jax.jit(gradient_function(model))(*arguments)
+    assert fixtures.difference(logits, full_size.logits) < 1e-4
+    assert fixtures.difference(loss, full_size.loss) < 1e-4
+    assert fixtures.difference(gradients, full_size.gradients) < 1e-4
+
+
+COLLECTIVE = re.compile(
+    r"= (?P<result>[^=]*?) (?P<kind>all-gather|all-reduce|all-to-all|ragged-all-to-all|reduce-scatter"
+    r"|collective-permute|collective-broadcast|send|recv)(?:-start)?\([^%]*%(?P<operand>[\w.-]+)"
+)
+SHAPE = re.compile(r"\w+\[([\d,]*)\]")
+
+
+def collectives(program: str) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """Kind, operand shape and result shape of all communication in a compiled program's text."""
+
+    def shape(text: str) -> tuple[int, ...]:
+        return tuple(int(size) for size in SHAPE.findall(text)[-1].split(",") if size)
+
+    found = []
+    for match in COLLECTIVE.finditer(program):
+        definition = re.search(rf"%{re.escape(match['operand'])} = (\S+) ", program)
+        assert definition is not None
+        found.append((match["kind"], shape(definition[1]), shape(match["result"])))
+    return sorted(found)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [Network(), Network(classes=999), Network(fc7=Dense(2048))],
+    ids=["full", "odd number of classes", "narrow fc7"],
+)
+def test_the_towers_speak_four_times(network: Network) -> None:
+    """Section 3.2: "the GPUs communicate only in certain layers": into conv3, fc6, fc7 and fc8.
+
+    A narrower fc7 tells the gather of fc6's units, into fc7, from that of fc7's, into fc8.
+    """
+    model = AlexNet(network, make_mesh(1, 2))
+    images = jax.ShapeDtypeStruct(
+        (2, 224, 224, 3), jnp.float32, sharding=NamedSharding(model.mesh, towers.IMAGES)
+    )
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        towers.shardings(shapes, model.mesh),
+    )
+    program = jax.jit(model.apply).lower(variables, images).compile().as_text()
+    fc7 = network.fc7.width
+    assert collectives(program) == sorted([
+        ("all-gather", (2, 13, 13, 128), (2, 13, 13, 256)),
+        ("all-gather", (2, 6, 6, 128), (2, 6, 6, 256)),
+        ("all-gather", (2, 2048), (2, 4096)),
+        ("all-gather", (2, fc7 // 2), (2, fc7)),
+    ])  # fmt: skip
+
+
+def test_the_search_for_collectives_finds_them() -> None:
+    """Of each kind, synchronous or not, or the test above would pass on a parser that is blind."""
+    lines = """
+      %x.1 = f32[2,8]{1,0} parameter(0)
+      %a = f32[8]{0} all-reduce(%x.1), channel_id=1, to_apply=%sum
+      %b = (f32[2,8]{1,0}, f32[2,16]{1,0}) all-gather-start(f32[2,8]{1,0} %x.1), dimensions={1}
+      %c = f32[2,16]{1,0} all-gather-done(%b)
+      ROOT %d = f32[2,8]{1,0} collective-permute(%x.1), source_target_pairs={{0,1}}
+    """
+    assert collectives(lines) == [
+        ("all-gather", (2, 8), (2, 16)),
+        ("all-reduce", (2, 8), (8,)),
+        ("collective-permute", (2, 8), (2, 8)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "made"),
+    [
+        ((0, 0, 8), (4, 2)),
+        ((0, 0, 1), (1, 1)),
+        ((0, 0, 3), (3, 1)),
+        ((1, 0, 8), (1, 2)),
+        ((0, 1, 8), (8, 1)),
+        ((3, 2, 8), (3, 2)),
+    ],
+)
+def test_mesh_defaults(asked: tuple[int, int, int], made: tuple[int, int]) -> None:
+    """0 is two towers for an even number of devices, and all devices: (data, tower, there are)."""
+    data, tower, devices = asked
+    assert make_mesh(data, tower, devices=jax.devices()[:devices]).devices.shape == made
+
+
+@pytest.mark.parametrize(
+    ("data", "tower", "message"),
+    [(0, 3, "mesh.tower=3"), (-1, 1, "mesh.data=-1"), (5, 2, "needs 10 devices, there are 8")],
+)
+def test_impossible_meshes(data: int, tower: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_mesh(data, tower)
+
+
+def test_one_tower_does_not_spread_over_two() -> None:
+    """The half network of footnote 2 has no second tower to put on a second device."""
+    model = AlexNet(fixtures.small_network(towers=1), make_mesh(1, 2))
+    with pytest.raises(ValueError, match="set mesh.tower=1"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 96, 96, 3)))
+
+
+def test_the_rule_of_placement() -> None:
+    """The last axis over the towers if it divides; scalars and odd classes on both."""
+    assert towers.spec_of((5, 5, 48, 256), 2) == PartitionSpec(None, None, None, "tower")
+    assert towers.spec_of((4096,), 2) == PartitionSpec("tower")
+    assert towers.spec_of((4096, 999), 2) == towers.spec_of((), 2) == PartitionSpec()
