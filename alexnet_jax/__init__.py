@@ -1,3 +1,19 @@
-"""The 2012 AlexNet, executable."""
+"""The 2012 AlexNet, executable: two towers on a device mesh, trained, tested and taken apart.
+
+The network alone needs jax and flax: `from alexnet_jax import AlexNet, Network, make_mesh`. A run
+is `alexnet_jax.train.train(config, workdir)`, with a configuration of `alexnet_jax.config`.
+"""
+
+from typing import Any
 
 __version__ = "0.1.0"
+__all__ = ["AlexNet", "Network", "make_mesh"]
+
+
+def __getattr__(name: str) -> Any:
+    """The network's names, imported when first asked for: `import alexnet_jax` is instant."""
+    if name in __all__:
+        from alexnet_jax import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

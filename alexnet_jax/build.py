@@ -49,15 +49,11 @@ def start_devices(config: ConfigDict) -> None:
     """Lets the CPU stand in for as many devices as the mesh asks for; two if it does not say.
 
     So the path with two towers is the one that everybody runs. Harmless beside an accelerator. Has
-    to come before the first use of jax; where that has happened (in a notebook), says what there is.
-
-    One program at a time: virtual devices share one pool of threads, a collective blocks the thread
-    it runs on, and several steps in flight can block them all (seen with two cores: XLA aborts after
-    40 seconds at an all-gather).
+    to come before the first use of jax; where that has happened, as in a notebook, says what there
+    is.
     """
     towers_asked = config.mesh.tower or config.model.towers
     try:
-        jax.config.update("jax_cpu_enable_async_dispatch", False)
         jax.config.update("jax_num_cpu_devices", max(1, config.mesh.data) * towers_asked)
     except RuntimeError:
         print(f"jax is already running; using its {len(jax.devices())} devices")

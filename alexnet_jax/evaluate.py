@@ -73,6 +73,7 @@ class Evaluator:
         batch_size: images at a time over all devices; rounded up to a multiple of the data axis.
         """
         assert model.mesh is not None
+        self.mesh = model.mesh
         self.crop = model.network.input_size
         self.views = views.test_views(mean_image.shape[0], self.crop)
         data = model.mesh.shape["data"]
@@ -123,6 +124,7 @@ class Evaluator:
             if ten_views:
                 for view in others:
                     mean = mean + self.see(variables, batch["image"], view)
+                    towers.settle(mean, self.mesh)
                 seen[len(self.views)] = mean / len(self.views)
             yield batch, seen
 

@@ -5,8 +5,11 @@ with `--config.FIELD=VALUE`, and `--mode` does something else with the run.
 """
 
 import os
+import re
+import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -38,32 +41,45 @@ def parse_flags(argv: list[str]) -> list[str]:
     define_flags()
     fields, rest = [], []
     for argument in argv:
-        _, dashes, field = argument.partition("--config.")
-        (fields if dashes and argument.startswith("--config.") else rest).append(field or argument)
+        field = re.fullmatch(r"--?config\.(.*)", argument, re.DOTALL)
+        if field:
+            fields.append(field[1])
+        else:
+            rest.append(argument)
     try:
         extra = FLAGS(rest)[1:]
     except flags.Error as error:
-        return _refuse(str(error))
+        _refuse(str(error))
     if FLAGS["verbosity"].using_default_value:
         FLAGS.verbosity = logging.WARNING  # absl would raise it to INFO, for all libraries
     if extra:
         _refuse(f"unexpected argument {extra[0]!r}; see --help")
-    if FLAGS.workdir is None and FLAGS.mode != "describe":
+    if not FLAGS.workdir and FLAGS.mode != "describe":
         _refuse("--workdir is missing: a directory for the run, such as --workdir=/tmp/alexnet")
     return fields
 
 
-def _refuse(message: str, code: int = 2) -> list[str]:
+def _refuse(message: str, code: int = 2) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    """What a signal does while there is nothing to save."""
+    from alexnet_jax.interrupts import Stopped
+
+    del frame
+    raise Stopped(number, "nothing is lost")
 
 
 def main(fields: list[str]) -> None:
     """Does what the flags say; errors that the user can mend are one line."""
     from alexnet_jax import config as config_lib
     from alexnet_jax.errors import UserError
-    from alexnet_jax.train import Stopped
+    from alexnet_jax.interrupts import Stopped
 
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     try:
         run(fields)
     except config_lib.ConfigError as error:

@@ -3,8 +3,9 @@
     v <- 0.9 v - 0.0005 rate w - rate gradient
     w <- w + v
 
-The rate stands *inside* the velocity (`weights.cu:152,193,195`), so after a drop of the rate the old
-steps still coast; `optax.sgd` has it outside. Weights and biases each follow a schedule of their own.
+The rate stands *inside* the velocity (`weights.cu:152,193,195`), so after a drop of the rate the
+old steps still coast; `optax.sgd` has it outside. Weights and biases each follow a schedule of
+their own.
 """
 
 from typing import Any, NamedTuple
@@ -29,9 +30,10 @@ def update_rule(optim: ConfigDict, steps: int) -> optax.GradientTransformationEx
     """
     rates = schedules(optim, steps)
     decayed = None if optim.decay_biases else _is_weight
+    velocities = {name: _velocity(rate, optim.momentum) for name, rate in rates.items()}
     return optax.chain(
         optax.add_decayed_weights(optim.weight_decay, mask=decayed),
-        optax.partition({name: _velocity(rate, optim.momentum) for name, rate in rates.items()}, labels),
+        optax.partition(velocities, labels),
     )
 
 

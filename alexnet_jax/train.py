@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,11 +24,11 @@ from alexnet_jax import figures, optim, views
 from alexnet_jax.build import build
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.cache import Cache
-from alexnet_jax.data.stream import device_stream, training_stream
+from alexnet_jax.data.stream import device_stream, process_share, training_stream
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import Evaluator, Score, sums
 from alexnet_jax.interrupts import Stopped, sole_owner, stop_signals
-from alexnet_jax.model import AlexNet, towers
+from alexnet_jax.model import AlexNet, Network, towers
 from alexnet_jax.report import Clock, Report, Row, conclude, score_row, tested
 
 Tree = Any
@@ -151,6 +152,30 @@ def lighting_steps(config: ConfigDict, steps: int) -> int:
     return round(config.data.lighting_until * steps)
 
 
+def input_stream(
+    config: ConfigDict, cache: Cache, network: Network, mesh: Mesh, steps: int
+) -> grain.IterDataset:
+    """The training batches of a run, on their devices (section 4.1)."""
+    sharding = NamedSharding(mesh, towers.IMAGES)
+    index, count = process_share(sharding, config.batch_size)
+    stream = training_stream(
+        cache,
+        batch_size=config.batch_size,
+        crop=network.input_size,
+        seed=config.seed,
+        lighting=config.data.lighting,
+        lighting_steps=lighting_steps(config, steps),
+        lighting_on=config.data.lighting_on,
+        last_offset=config.data.last_offset,
+        flip=config.data.flip,
+        with_offsets=config.data.mean == "aligned",
+        process_index=index,
+        process_count=count,
+        split=config.data.train,
+    )
+    return device_stream(stream, sharding)
+
+
 def train(config: ConfigDict, workdir: Path) -> list[Score]:
     """Trains, or goes on with, the run of `workdir` and tests it.
 
@@ -175,24 +200,7 @@ def train(config: ConfigDict, workdir: Path) -> list[Score]:
         flush=True,
     )
 
-    stream = device_stream(
-        training_stream(
-            cache,
-            batch_size=config.batch_size,
-            crop=network.input_size,
-            seed=config.seed,
-            lighting=config.data.lighting,
-            lighting_steps=lighting_steps(config, steps),
-            lighting_on=config.data.lighting_on,
-            last_offset=config.data.last_offset,
-            flip=config.data.flip,
-            with_offsets=config.data.mean == "aligned",
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            split=config.data.train,
-        ),
-        NamedSharding(mesh, towers.IMAGES),
-    )
+    stream = input_stream(config, cache, network, mesh, steps)
     evaluator = Evaluator(model, cache.mean_image, config.eval_batch_size)
     with (
         sole_owner(workdir),
@@ -209,8 +217,9 @@ def train(config: ConfigDict, workdir: Path) -> list[Score]:
                 run = Run(config, steps, cache, evaluator, checkpoints, report)
                 step = make_train_step(model, optimizer, cache.mean_image, config, steps)
                 state = run.loop(state, start, step, batches)
-            scores = tested(workdir, start) or test(
-                evaluator, state.model(), cache, config, report, max(start, steps)
+            end = max(start, steps)
+            scores = tested(workdir, end) or test(
+                evaluator, state.model(), cache, config, report, end
             )
         best = checkpoints.best()
     figures.kernels(np.asarray(state.params["conv1"]["kernel"]), network.towers, workdir)
@@ -277,6 +286,7 @@ class Run:
             for step in range(start + 1, self.steps + 1):
                 with clock.waiting(state.step):
                     batch = next(batches)
+                towers.settle(state.step, self.evaluator.mesh)
                 state = train_step(state, batch)
                 clock.stepped(state.step)
                 self.report.advance()

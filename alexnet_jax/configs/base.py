@@ -29,7 +29,7 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     # (25, 51 and 79 of 91 epochs; layer-params-145.cfg:169-181).
     config.optim.drops = (0.27, 0.56, 0.87)
     config.optim.bias_drops = (0.27, 0.56, 0.87)
-    # Shares of the run after which conv1's weights go to a rate of 1e-5, and are frozen; 1 is never.
+    # Shares of the run after which conv1's weights go to a rate of 1e-5, and freeze; 1 is never.
     config.optim.conv1_slow_after = 1.0
     config.optim.conv1_frozen_after = 1.0
     # 'plateau': validations without a better top-1 error before the rate is divided by 10, three
@@ -46,7 +46,7 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     # split are not public, so the paper's own Table 2 is on the validation split.
     config.data.holdout = 0  # training images set aside as the split 'validation'
     config.data.flip = True  # section 4.1, the first form of augmentation
-    config.data.last_offset = True  # 33 x 33 crops (convdata_jpeg.py:239); False: the printed 32 x 32
+    config.data.last_offset = True  # 33 x 33 crops (convdata_jpeg.py:239); False: the printed 32
     config.data.mean = "centre"  # centre crop of the mean image (convdata_jpeg.py:95), or 'aligned'
     config.data.lighting = "sqrt"  # of the eigenvalues (convdata_jpeg.py:155-179);
     # 'eigenvalue': as printed, for pixels scaled to 0..1; 'none'

@@ -14,7 +14,7 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     """See the module."""
     config = base.get_config(preset)
     config.batch_size = 64
-    config.epochs = 5.0
+    config.epochs = 10.0
 
     config.data.source = "embedded"
     config.data.size = 128
@@ -24,6 +24,6 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.model.input_size = 112
     small.shrink(config.model, conv=1 / 4, fc=1024)
 
-    config.optim.drops = config.optim.bias_drops = (0.8, 0.93)
-    config.log_every = 20
+    config.optim.drops = config.optim.bias_drops = (0.7, 0.9)
+    config.log_every = 50
     return config

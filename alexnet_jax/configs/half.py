@@ -3,8 +3,8 @@
     python -m alexnet_jax.main --workdir=W --config=half
 
 59,798,312 parameters: 48-128-192-192-256 kernels, the last convolution and the fully connected
-layers at full width (`layers-145-half.cfg`). The paper's two towers were 1.7 (top-1) and 1.2 (top-5)
-points better. It has not been run here.
+layers at full width (`layers-145-half.cfg`). The paper's two towers were 1.7 (top-1) and 1.2
+(top-5) points better. It has not been run here.
 """
 
 from ml_collections import ConfigDict

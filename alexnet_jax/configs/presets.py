@@ -2,8 +2,8 @@
 
 `reconciled`, the default, is the base configuration: the paper's architecture, with the code's
 values where they decide whether it learns. `paper` is the text as printed, with the code's value
-where the text is silent. `source` is the released `layers-145.cfg` in every row, but that each image
-has its own crop (the code shared one among 32) and the order changes every epoch.
+where the text is silent. `source` is the released `layers-145.cfg` in every row, but that each
+image has its own crop (the code shared one among 32) and the order changes every epoch.
 """
 
 from ml_collections import ConfigDict

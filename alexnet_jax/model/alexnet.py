@@ -84,8 +84,9 @@ class Network:
     def __post_init__(self) -> None:
         known = {"activation": tuple(layers.ACTIVATIONS), "norm": ("lrn", "batch_norm", "none")}
         for field, words in known.items():
-            if getattr(self, field) not in words:
-                raise ValueError(f"model.{field}={getattr(self, field)!r}: one of {', '.join(words)}")
+            word = getattr(self, field)
+            if word not in words:
+                raise ValueError(f"model.{field}={word!r}: one of {', '.join(words)}")
         if self.towers not in (1, 2):
             raise ValueError(f"model.towers={self.towers}: the network has two towers, or is one")
         if self.classes < 2:
@@ -193,7 +194,7 @@ class AlexNet(nn.Module):
                 elif stage == "activation":
                     x = layers.ACTIVATIONS[net.activation](x)
                 else:
-                    raise ValueError(f"model.{name}.after={dense.after!r}: no {stage} after fc layers")
+                    raise ValueError(f"model.{name}.after={dense.after!r}: no {stage} after {name}")
                 seen[f"{name}/{stage}"] = x
 
         fc8 = TowerDense(net.classes, net.fc8_std, net.fc8_bias, mesh, name="fc8")

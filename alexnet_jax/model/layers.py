@@ -137,7 +137,7 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = (0, 0)) 
             x = jnp.pad(x, pads, constant_values=-jnp.inf)
         last = x.shape[axis] - window
         if last < 0:
-            raise ValueError(f"a pooling window of {window} does not fit into maps of {x.shape[axis]}")
+            raise ValueError(f"a pooling window of {window} is larger than maps of {x.shape[axis]}")
         slices = [
             lax.slice_in_dim(x, i, i + last // stride * stride + 1, stride, axis)
             for i in range(window)

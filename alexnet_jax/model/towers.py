@@ -1,9 +1,9 @@
 """Two towers on a (data, tower) device mesh (paper section 3.2).
 
 In 2012 each GPU held half of the kernels of every layer, and the GPUs exchanged activations only on
-the way into conv3 and the fully connected layers. Here the parameters are *global* arrays whose last
-axis (the kernels, or units, of a layer) is sharded over the mesh's `tower` axis, so a checkpoint
-does not know the mesh. The batch is sharded over `data`.
+the way into conv3 and the fully connected layers. Here the parameters are *global* arrays whose
+last axis (the kernels, or units, of a layer) is sharded over the mesh's `tower` axis, so a
+checkpoint does not know the mesh. The batch is sharded over `data`.
 """
 
 import math
@@ -77,6 +77,17 @@ def constrain(x: jax.Array, mesh: Mesh, spec: PartitionSpec) -> jax.Array:
 def platform(mesh: Mesh) -> str:
     """'cpu', 'gpu' or 'tpu'."""
     return mesh.devices.flat[0].platform
+
+
+def settle(x: Tree, mesh: Mesh) -> None:
+    """On virtual CPU devices, waits until `x` is computed; elsewhere does nothing.
+
+    The CPU runtime takes 32 programs at a time per device. A loop that runs further ahead than that
+    with programs that hold collectives never comes back: one device waits in an all-gather for
+    another that is not let in, and XLA aborts the process after 40 seconds.
+    """
+    if platform(mesh) == "cpu":
+        jax.block_until_ready(x)
 
 
 def describe(mesh: Mesh) -> str:
