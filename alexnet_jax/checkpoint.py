@@ -6,10 +6,15 @@ input and a fingerprint of each tree. Orbax reads altered bytes without a word; 
 notice, and the run goes back to the checkpoint before.
 """
 
+import contextlib
+import gc
 import json
 import logging
+import math
+import sys
+import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,26 +46,13 @@ class Checkpoints:
         Raises:
             UserError: the directory cannot be written.
         """
-        self.directory = directory
+        self.directory, self.keep = directory, keep
+        self._errors: dict[int, float] = {}  # of the validation at a step
+        self._writer: ocp.training.Checkpointer | None = None
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every step of a save
-        preservation = ocp.training.preservation_policies
-        best = preservation.BestN(
-            get_metric_fn=lambda metrics: metrics["top1_error"],
-            reverse=True,  # else the largest error is the best
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
         try:
             if not read_only:
                 directory.mkdir(parents=True, exist_ok=True)
-            self._checkpointer = ocp.training.Checkpointer(
-                directory.absolute(),
-                save_decision_policy=_Always(),
-                preservation_policy=preservation.AnyPreservationPolicy(
-                    [preservation.LatestN(keep), best]
-                ),
-                cleanup_tmp_directories=not read_only,
-            )
         except OSError as error:
             raise UserError(f"cannot write checkpoints to {directory}: {error.strerror}") from error
 
@@ -68,25 +60,28 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._writer is None:
+            return
         if error[0] is None:
             self.wait()
         try:
-            self._checkpointer.close()
+            self._writer.close()
         except Exception:
             # A failed save raises here once more; the first error is the one to show.
             if error[0] is None:
                 raise
 
     def steps(self) -> list[int]:
-        """The steps there are complete checkpoints of, in order."""
-        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+        """The steps there are checkpoints of, in order; an unfinished one has another name."""
+        return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdigit())
 
     def best(self) -> int | None:
         """The step with the lowest validation error, if any was measured."""
-        measured = [c for c in self._checkpointer.checkpoints if c.metrics]
-        if not measured:
-            return None
-        return min(measured, key=lambda c: c.metrics["top1_error"]).step
+        for step in set(self.steps()) - self._errors.keys():
+            with contextlib.suppress(Exception):  # damaged, or being deleted
+                self._errors[step] = self._record(step).get("top1_error", math.inf)
+        measured = [step for step in self.steps() if self._errors.get(step, math.inf) < math.inf]
+        return min(measured, key=self._errors.__getitem__, default=None)
 
     def save(self, step: int, trees: dict[str, Tree], record: Record, error: float | None) -> None:
         """Starts to save; the arrays are copied before this returns, the files are written later.
@@ -102,12 +97,11 @@ class Checkpoints:
         """
         prints = {name: int(fingerprint(tree)) for name, tree in trees.items()}
         record = {**record, "step": step, "fingerprints": prints}
+        if error is not None:
+            self._errors[step] = record["top1_error"] = error
         self._carefully(
-            lambda: self._checkpointer.save_checkpointables_async(
-                step,
-                trees,
-                metrics=None if error is None else {"top1_error": error},
-                custom_metadata={**record, "checksum": _checksum(record)},
+            lambda: self._open_writer().save_checkpointables_async(
+                step, trees, custom_metadata={**record, "checksum": _checksum(record)}
             )
         )
 
@@ -117,7 +111,24 @@ class Checkpoints:
         Raises:
             UserError: they could not be (a full disk, say); the earlier checkpoints stand.
         """
-        self._carefully(self._checkpointer.wait)
+        if self._writer is not None:
+            self._carefully(self._writer.wait)
+
+    def _open_writer(self) -> ocp.training.Checkpointer:
+        """Orbax's; at the first save, when what it would stumble over has been moved away."""
+        if self._writer is None:
+            for step in self.steps():
+                try:
+                    self._record(step)
+                except Exception:  # a kill while it was being deleted, for one
+                    self._move_aside(step)
+            self._writer = ocp.training.Checkpointer(
+                self.directory.absolute(),
+                save_decision_policy=_Always(),
+                preservation_policy=_LatestAndBest(self),
+                cleanup_tmp_directories=True,
+            )
+        return self._writer
 
     def _carefully(self, do: Callable[[], Any]) -> None:
         try:
@@ -160,13 +171,16 @@ class Checkpoints:
             towers.shardings(abstract, mesh),
         )
         for candidate in reversed(steps):
-            try:
-                restored, record = self._load(candidate, targets)
-            except Exception as error:
-                say(
-                    f"checkpoint {self.directory / str(candidate)} is damaged: "
-                    f"{_first_line(error)}"
-                )
+            with _no_noise():
+                try:
+                    restored, record = self._load(candidate, targets)
+                    damage = ""
+                except Exception as error:
+                    damage = _first_line(error)
+                if damage:
+                    gc.collect()  # what it left half done complains when it goes
+            if damage:
+                say(f"checkpoint {self.directory / str(candidate)} is damaged: {damage}")
                 continue
             if candidate != steps[-1]:
                 say(f"falling back to the checkpoint of step {candidate}")
@@ -178,27 +192,31 @@ class Checkpoints:
         )
 
     def _load(self, step: int, targets: dict[str, Tree]) -> tuple[dict[str, Tree], Record]:
-        record = dict(self._checkpointer.metadata(step).custom_metadata or {})
-        if record.pop("checksum", None) != _checksum(record):
-            raise ValueError("its record has been altered")
-        restored = self._checkpointer.load_checkpointables(step, targets)
+        record = self._record(step)
+        restored = ocp.load_checkpointables(self.directory.absolute() / str(step), targets)
         for name, tree in restored.items():
             if int(fingerprint(tree)) != record["fingerprints"][name]:
                 raise ValueError(f"its {name} arrays are not those that were saved")
         return restored, record
 
+    def _record(self, step: int) -> Record:
+        path = self.directory.absolute() / str(step)
+        with _no_noise():
+            record = dict(ocp.checkpointables_metadata(path).custom_metadata or {})
+        if record.pop("checksum", None) != _checksum(record):
+            raise ValueError("its record has been altered")
+        return record
+
     def discard_after(self, step: int) -> list[Path]:
         """Moves checkpoints newer than `step`, which were found damaged, out of the run's way."""
-        moved = []
-        for newer in [s for s in self.steps() if s > step]:
-            aside = self.directory.parent / "damaged_checkpoints" / str(newer)
-            while aside.exists():
-                aside = aside.with_name(aside.name + "x")
-            aside.parent.mkdir(exist_ok=True)
-            (self.directory / str(newer)).rename(aside)
-            moved.append(aside)
-        self._checkpointer.reload()
-        return moved
+        return [self._move_aside(newer) for newer in self.steps() if newer > step]
+
+    def _move_aside(self, step: int) -> Path:
+        aside = self.directory.parent / "damaged_checkpoints" / str(step)
+        while aside.exists():
+            aside = aside.with_name(aside.name + "x")
+        aside.parent.mkdir(exist_ok=True)
+        return (self.directory / str(step)).rename(aside)
 
 
 class _Always:
@@ -207,6 +225,37 @@ class _Always:
     def should_save(self, step: Any, previous_steps: Any, *, context: Any) -> bool:
         del step, previous_steps, context
         return True
+
+
+class _LatestAndBest:
+    """Which checkpoints orbax shall keep."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*sorted(steps)[-self._checkpoints.keep :], self._checkpoints.best()}
+        return [step in kept for step in steps]
+
+
+@contextlib.contextmanager
+def _no_noise() -> Iterator[None]:
+    """Keeps what orbax and asyncio tell about damaged files, in pages of tracebacks, to themselves."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a coroutine was never awaited
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        sys.unraisablehook = lambda _: None
+        try:
+            yield
+        finally:
+            sys.unraisablehook = hook
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @jax.jit

@@ -19,27 +19,30 @@ def table(network: Network) -> str:
     _, stages = jax.eval_shape(
         lambda v, x: model.apply(v, x, intermediates=True), variables, images
     )
-    layers = {**network.convolutions(), **network.hidden()}
-    rows = [("layer", "output", "kernels", "then", "sees", "parameters", "multiply-adds")]
+    convolutions, hidden = network.convolutions(), network.hidden()
+    rows: list[tuple[str, ...]] = []
+    rows.append(("layer", "output", "kernels", "then", "sees", "parameters", "multiply-adds"))
     rows.append(("input", f"{size}x{size}x3", "", "minus the mean image", "", "", ""))
     total_parameters = total_products = 0
-    for number, name in enumerate([*layers, "fc8"]):
+    for number, name in enumerate([*convolutions, *hidden, "fc8"]):
         parameters = variables["params"][name]
         count = sum(leaf.size for leaf in jax.tree.leaves(parameters))
         shape, kernel = stages[name].shape[1:], parameters["kernel"].shape
         products = int(np.prod(kernel[:-1])) * int(np.prod(shape))
         last = [stage for stage in stages if stage == name or stage.startswith(f"{name}/")][-1]
         total_parameters, total_products = total_parameters + count, total_products + products
-        if len(kernel) == 4:
-            layer = layers[name]
+        then = "softmax"
+        if name in convolutions:
+            layer = convolutions[name]
+            then = layer.after
             stride = f" every {layer.stride}" if layer.stride > 1 else ""
             kernels = f"{kernel[3]} of {kernel[0]}x{kernel[1]}x{kernel[2]}{stride}"
             sees = "the image" if number == 0 else "both" if layer.communicates else "own tower"
         else:
             kernels, sees = f"{kernel[1]} of {kernel[0]}", "both"
-        then = layers[name].after.replace("_", " ") if name in layers else "softmax"
+            then = hidden[name].after if name in hidden else then
         words = {"activation": network.activation.replace("relu", "ReLU"), "norm": network.norm}
-        then = ", ".join(words.get(word, word) for word in then.split())
+        then = ", ".join(words.get(word, word.replace("_", " ")) for word in then.split())
         final = stages[last].shape[1:]
         output = _shape(shape) + (f" → {_shape(final)}" if final != shape else "")
         sees = sees if network.towers > 1 or number == 0 else "all"

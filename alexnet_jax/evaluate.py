@@ -79,12 +79,12 @@ class Evaluator:
         data = model.mesh.shape["data"]
         self.batch_size = -(-batch_size // data) * data
         self.sharding = NamedSharding(model.mesh, towers.IMAGES)
-        mean = jnp.asarray(views.centre(mean_image, self.crop))
+        mean = views.centre(jnp.asarray(mean_image), self.crop)
 
         def see(variables: Tree, images: jax.Array, view: tuple[jax.Array, ...]) -> jax.Array:
             # Float32 products everywhere: TPUs and TF32 would round a test's inputs by default.
             with jax.default_matmul_precision("float32"):
-                logits = model.apply(variables, views.cut(images, mean, view, self.crop))
+                logits: Any = model.apply(variables, views.cut(images, mean, view, self.crop))
             return jax.nn.softmax(logits)
 
         self.see: Callable[..., jax.Array] = jax.jit(see)

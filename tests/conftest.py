@@ -5,8 +5,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import network_fixtures as fixtures
+import numpy as np
 import optax
 import pytest
 

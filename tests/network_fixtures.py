@@ -19,8 +19,8 @@ Tree = Any
 def small_network(**changes: Any) -> Network:
     """A network of 8-16-24-24-16 kernels on 96 pixels.
 
-    At 96, as at 224, conv1 reads all three rows of zeros and nothing is left over: 23-11-5-2. Initial
-    weights are large enough for the LRN to matter and for no gradient to vanish.
+    At 96, as at 224, conv1 reads all three rows of zeros and nothing is left over: 23-11-5-2.
+    Initial weights are large enough for the LRN to matter and for no gradient to vanish.
     """
     layers = {
         "conv1": Conv(8, 11, 4, (0, 3), std=0.05, after="activation norm pool"),

@@ -5,7 +5,7 @@ Every error is the largest absolute difference over the largest absolute value, 
 
 import functools
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from conftest import FullSize, gradient_function
 from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
-from alexnet_jax import optim, train
 from alexnet_jax import config as config_lib
+from alexnet_jax import optim, train
 from alexnet_jax.configs import base, small
-from alexnet_jax.model import AlexNet, Dense, Network, make_mesh, towers
+from alexnet_jax.model import AlexNet, Conv, Dense, Network, make_mesh, towers
 
 MESHES = [(1, 2), (2, 1), (2, 2), (4, 2)]  # data x tower
 BATCH, STEPS = 8, 10
@@ -53,21 +54,34 @@ def once(data: int, tower: int, classes: int) -> dict[str, Any]:
     return jax.device_get(found)
 
 
-@functools.cache
-def trained(data: int, tower: int, norm: str = "lrn") -> dict[str, Any]:
-    """A real run of ten steps, over a drop of the rate: where it started and how it went."""
+def run_config(norm: str) -> ConfigDict:
+    """6-16-24-24-16 kernels that learn as calmly as the network of 2012."""
     config = base.get_config()
     config.seed, config.model.norm = 3, norm
     config.model.classes, config.model.input_size = 12, 96
-    small.shrink(config.model, conv=1 / 16, fc=32)  # 6-16-24-24-16 kernels
-    model = AlexNet(config_lib.network(config), make_mesh(data, tower))
+    small.shrink(config.model, conv=1 / 16, fc=32)
+    return config
+
+
+@functools.cache
+def start(norm: str) -> train.State:
+    """The state before the first step, on the host. Once, since drawing takes long to compile."""
+    config = run_config(norm)
+    model = AlexNet(config_lib.network(config), make_mesh(1, 1))
     optimizer = optim.update_rule(config.optim, STEPS)
+    return jax.device_get(train.initial_state(model, optimizer, config.seed))
+
+
+@functools.cache
+def trained(data: int, tower: int, norm: str = "lrn") -> dict[str, Any]:
+    """Ten real training steps over two drops of the rate: the losses, and what batch norm keeps."""
+    config = run_config(norm)
+    model = AlexNet(config_lib.network(config), make_mesh(data, tower))
     rng = np.random.default_rng(0)
     mean_image = rng.uniform(100, 140, (104, 104, 3)).astype(np.float32)
-    state = train.initial_state(model, optimizer, config.seed)
-    start = jax.device_get(state.params)
-    sharding = state.params["conv2"]["kernel"].sharding
+    optimizer = optim.update_rule(config.optim, STEPS)
     step = train.make_train_step(model, optimizer, mean_image, config, STEPS)
+    state = jax.device_put(start(norm), towers.shardings(start(norm), model.mesh))
     losses = []
     for _ in range(STEPS):
         batch = {
@@ -77,22 +91,34 @@ def trained(data: int, tower: int, norm: str = "lrn") -> dict[str, Any]:
         state = step(state, jax.device_put(batch, NamedSharding(model.mesh, towers.IMAGES)))
         losses.append(float(state.running["loss"]) / BATCH)
         state = state.replace(running=jax.tree.map(jnp.zeros_like, state.running))
+    return {"losses": np.array(losses), "batch_stats": jax.device_get(state.batch_stats)}
+
+
+class Drawn(NamedTuple):
+    """What chance decides."""
+
+    params: Any
+    masks: dict[str, np.ndarray]
+    conv2_on_a_device: tuple[int, ...]
+
+
+@functools.cache
+def drawn(data: int, tower: int) -> Drawn:
+    """Weights and masks of a seed, for a network of few layers."""
+    gone = {name: Conv(0, 3) for name in ("conv3", "conv4", "conv5")}
+    model = AlexNet(fixtures.small_network(**gone), make_mesh(data, tower))
+    optimizer = optim.update_rule(base.get_config().optim, STEPS)
+    state = train.initial_state(model, optimizer, seed=3)
     masks = jax.jit(lambda key: model.dropout_masks(key, BATCH))(jax.random.key(5))
-    return {
-        "losses": np.array(losses),
-        "start": start,
-        "batch_stats": jax.device_get(state.batch_stats),
-        "masks": jax.device_get(masks),
-        "sharding": sharding,
-    }
+    conv2 = state.params["conv2"]["kernel"].addressable_shards[0].data.shape
+    return Drawn(jax.device_get(state.params), jax.device_get(masks), conv2)
 
 
-@pytest.mark.parametrize("classes", [12, 13])
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize(
+    ("mesh", "classes"), [*((mesh, 12) for mesh in MESHES), ((1, 2), 13), ((2, 2), 13)]
+)
 def test_every_mesh_computes_the_same(mesh: tuple[int, int], classes: int) -> None:
     """Outputs, loss and every gradient; 13 classes do not halve, so both towers have all of fc8."""
-    if classes == 13 and mesh not in [(1, 2), (2, 2)]:
-        pytest.skip("an odd number of classes matters to the tower axis alone")
     found, expected = once(*mesh, classes), once(1, 1, classes)
     assert np.abs(expected["logits"]).max() > 0.1
     for name, value in expected.items():
@@ -103,45 +129,44 @@ def test_every_mesh_computes_the_same(mesh: tuple[int, int], classes: int) -> No
 def test_ten_steps_go_the_same_way_on_every_mesh(mesh: tuple[int, int]) -> None:
     """The whole step of train.py: input, masks, gradients, update."""
     found, expected = trained(*mesh), trained(1, 1)
-    assert np.all(np.isfinite(expected["losses"])) and np.ptp(expected["losses"]) > 0.01
+    assert np.all(np.isfinite(expected["losses"])) and np.ptp(expected["losses"]) > 0.1
     assert fixtures.difference(found["losses"], expected["losses"]) < 1e-5
 
 
-@pytest.mark.parametrize("mesh", [(2, 1), (2, 2)])
-def test_batch_norm_is_over_the_global_batch(mesh: tuple[int, int]) -> None:
+def test_batch_norm_is_over_the_global_batch() -> None:
     """Statistics of a device's own images would be others on every mesh."""
-    found, expected = trained(*mesh, "batch_norm"), trained(1, 1, "batch_norm")
+    found, expected = trained(2, 2, "batch_norm"), trained(1, 1, "batch_norm")
     assert set(expected["batch_stats"]) == {"conv1", "conv2"}
     assert fixtures.difference(found["losses"], expected["losses"]) < 1e-5
     assert fixtures.difference(found["batch_stats"], expected["batch_stats"]) < 1e-5
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("mesh", [(1, 2), (2, 2)])
 def test_a_seed_means_the_same_weights_and_masks_on_every_mesh(mesh: tuple[int, int]) -> None:
     """To the bit: they are drawn at global shape."""
-    found, expected = trained(*mesh), trained(1, 1)
-    for name in ("start", "masks"):
-        jax.tree.map(np.testing.assert_array_equal, found[name], expected[name])
+    found, expected = drawn(*mesh), drawn(1, 1)
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    jax.tree.map(np.testing.assert_array_equal, found.masks, expected.masks)
 
 
 def test_the_towers_start_differently_and_drop_different_units() -> None:
     """A key replicated to both towers would give twins (a trap of shard_map)."""
-    run = trained(1, 2)
-    for layer, pair in run["start"].items():
+    found = drawn(1, 2)
+    for layer, pair in found.params.items():
         a, b = np.split(pair["kernel"], 2, axis=-1)
         assert np.mean(a == b) < 0.01, layer
-    for layer, mask in run["masks"].items():
+    for layer, mask in found.masks.items():
         assert mask.shape == (BATCH, 32) and mask.dtype == bool
         a, b = np.split(mask, 2, axis=-1)
         assert 0.3 < np.mean(a == b) < 0.7, layer  # 0.5 +- 0.044 if drawn independently
-    assert np.mean(run["masks"]["fc6"] == run["masks"]["fc7"]) < 0.7
+    assert 0.3 < np.mean(found.masks["fc6"] == found.masks["fc7"]) < 0.7
 
 
 def test_each_tower_holds_its_own_kernels() -> None:
-    """conv2 is 5x5x3x16 in all (6 maps, half of them seen) and 5x5x3x8 on each of two devices."""
-    run = trained(1, 2)
-    assert run["start"]["conv2"]["kernel"].shape == (5, 5, 3, 16)
-    assert run["sharding"].shard_shape((5, 5, 3, 16)) == (5, 5, 3, 8)
+    """conv2 is 5x5x4x16 in all (8 maps, half of them seen) and 5x5x4x8 on each of two devices."""
+    assert drawn(1, 2).params["conv2"]["kernel"].shape == (5, 5, 4, 16)
+    assert drawn(1, 2).conv2_on_a_device == (5, 5, 4, 8)
+    assert drawn(1, 1).conv2_on_a_device == (5, 5, 4, 16)
 
 
 def test_full_network_on_two_towers(full_size: FullSize) -> None:
@@ -155,8 +180,9 @@ def test_full_network_on_two_towers(full_size: FullSize) -> None:
 
 
 COLLECTIVE = re.compile(
-    r"= (?P<result>[^=]*?) (?P<kind>all-gather|all-reduce|all-to-all|ragged-all-to-all|reduce-scatter"
-    r"|collective-permute|collective-broadcast|send|recv)(?:-start)?\([^%]*%(?P<operand>[\w.-]+)"
+    r"= (?P<result>[^=]*?) (?P<kind>all-gather|all-reduce|all-to-all|ragged-all-to-all"
+    r"|reduce-scatter|collective-permute|collective-broadcast|send|recv)(?:-start)?"
+    r"\([^%]*%(?P<operand>[\w.-]+)"
 )
 SHAPE = re.compile(r"\w+\[([\d,]*)\]")
 
@@ -250,7 +276,7 @@ def test_impossible_meshes(data: int, tower: int, message: str) -> None:
 def test_one_tower_does_not_spread_over_two() -> None:
     """The half network of footnote 2 has no second tower to put on a second device."""
     model = AlexNet(fixtures.small_network(towers=1), make_mesh(1, 2))
-    with pytest.raises(ValueError, match="set mesh.tower=1"):
+    with pytest.raises(ValueError, match=r"set mesh\.tower=1"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 96, 96, 3)))
 
 

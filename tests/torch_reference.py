@@ -1,8 +1,9 @@
 """The 2012 network and its update rule once more, in PyTorch.
 
-Written from the paper and from `layers-145.cfg`, sharing no code with `alexnet_jax`: only the layout
-of the parameters is the same (kernels are HWIO, units IO, fc6 reads maps in HWC order), so that both
-sides take one set of arrays. The constants are those of 2012; widths and sizes come from the arrays.
+Written from the paper and from `layers-145.cfg`, sharing no code with `alexnet_jax`: only the
+layout of the parameters is the same (kernels are HWIO, units IO, fc6 reads maps in HWC order), so
+that both sides take one set of arrays. The constants are those of 2012; widths and sizes come from
+the arrays.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,7 +28,8 @@ def tensors(arrays: Arrays) -> Tensors:
 def numbers(tree: Tensors) -> dict[str, dict[str, np.ndarray]]:
     """Back to NumPy."""
     return {
-        layer: {kind: t.detach().numpy() for kind, t in pair.items()} for layer, pair in tree.items()
+        layer: {kind: t.detach().numpy() for kind, t in pair.items()}
+        for layer, pair in tree.items()
     }
 
 
@@ -132,11 +134,11 @@ def train(
         _, loss, gradients = loss_and_gradients(params, images, labels, masks)
         losses.append(loss.item())
         with torch.no_grad():
-            for layer, pair in params.items():
-                w, b = pair["kernel"], pair["bias"]
-                v, u = velocity[layer]["kernel"], velocity[layer]["bias"]
-                v.copy_(0.9 * v - 0.0005 * weight_rate * w - weight_rate * gradients[layer]["kernel"])
-                u.copy_(0.9 * u - bias_rate * gradients[layer]["bias"])
+            for layer in params:
+                w, v, g = (tree[layer]["kernel"] for tree in (params, velocity, gradients))
+                v.copy_(0.9 * v - 0.0005 * weight_rate * w - weight_rate * g)
                 w += v
-                b += u
+                w, v, g = (tree[layer]["bias"] for tree in (params, velocity, gradients))
+                v.copy_(0.9 * v - bias_rate * g)
+                w += v
     return numbers(params), losses

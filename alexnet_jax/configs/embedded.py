@@ -14,7 +14,7 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     """See the module."""
     config = base.get_config(preset)
     config.batch_size = 64
-    config.epochs = 10.0
+    config.epochs = 8.0
 
     config.data.source = "embedded"
     config.data.size = 128

@@ -23,13 +23,13 @@ def shrink(model: ConfigDict, *, conv: float, fc: int) -> None:
         layer.width = round(original.width * conv)
         fan_in = original.kernel**2 * before
         fan_in_here = layer.kernel**2 * now
-        layer.std = original.std * math.sqrt(fan_in / fan_in_here)
+        layer.std *= math.sqrt(fan_in / fan_in_here)
         before, now = original.width, layer.width
     pixels = final_maps(model) ** 2
     model.fc6.width = model.fc7.width = fc
-    model.fc6.std = full.fc6.std * math.sqrt(6 * 6 * before / (pixels * now))
-    model.fc7.std = full.fc7.std * math.sqrt(full.fc6.width / fc)
-    model.fc8_std = full.fc8_std * math.sqrt(full.fc7.width / fc)
+    model.fc6.std *= math.sqrt(6 * 6 * before / (pixels * now))
+    model.fc7.std *= math.sqrt(full.fc6.width / fc)
+    model.fc8_std *= math.sqrt(full.fc7.width / fc)
 
 
 def final_maps(model: ConfigDict) -> int:

@@ -91,7 +91,8 @@ class Network:
             raise ValueError(f"model.towers={self.towers}: the network has two towers, or is one")
         if self.classes < 2:
             raise ValueError(f"model.classes={self.classes}: a classifier needs two classes")
-        for name, layer in {**self.convolutions(), **self.hidden()}.items():
+        every: dict[str, Conv | Dense] = {**self.convolutions(), **self.hidden()}
+        for name, layer in every.items():
             unknown = set(layer.after.split()) - set(STAGES)
             if unknown:
                 raise ValueError(
@@ -254,7 +255,8 @@ class TowerConvolution(nn.Module):
             x: jax.Array, kernel: jax.Array, bias: jax.Array, norm: dict[str, jax.Array]
         ) -> tuple[tuple[jax.Array, ...], dict[str, jax.Array]]:
             x = layers.convolution(x, kernel, layer.stride, layer.padding, groups) + bias
-            stages, statistics = [x], {}
+            stages = [x]
+            statistics: dict[str, jax.Array] = {}
             for stage in layer.after.split():
                 if stage == "norm" and norm:
                     x, statistics = _batch_norm(x, norm, training)

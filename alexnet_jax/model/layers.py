@@ -9,7 +9,7 @@ way is several times slower on a CPU once it is differentiated:
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -125,7 +125,8 @@ def within_map_norm(x: jax.Array) -> jax.Array:
     for axis in (1, 2):
         length = squares.shape[axis]
         padded = jnp.pad(squares, [(2, 2) if a == axis else (0, 0) for a in range(4)])
-        squares = sum(lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(5))
+        shifted = [lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(5)]
+        squares = reduce(jnp.add, shifted)
     return (wide * _negative_power(1 + 0.001 / 25 * squares, 0.75)).astype(x.dtype)
 
 
