@@ -49,7 +49,7 @@ class Checkpoints:
         self.directory, self.keep = directory, keep
         self._errors: dict[int, float] = {}  # of the validation at a step
         self._writer: ocp.training.Checkpointer | None = None
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every step of a save
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells every step; it raises too
         try:
             if not read_only:
                 directory.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import ast
 import difflib
 import importlib.util
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,10 @@ def load(spec: str) -> ConfigDict:
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-        return module.get_config(preset) if colon else module.get_config()
+        config = module.get_config(preset) if colon else module.get_config()
     except Exception as error:
         raise ConfigError(f"--config={spec}: {error}") from error
+    return _complete(config, f"--config={spec}")
 
 
 def override(config: ConfigDict, assignments: Iterable[str]) -> ConfigDict:
@@ -90,10 +92,12 @@ def override(config: ConfigDict, assignments: Iterable[str]) -> ConfigDict:
             raise ConfigError(f"{flag}: unknown field {field!r}{_nearest(field, known)}")
         if not equals:
             raise ConfigError(f"{flag}: write --config.{field}=VALUE")
+        if field == "preset":  # which stands for many fields
+            raise ConfigError(f"{flag}: choose a preset by --config=NAME:{text}")
         old = known[field]
         try:
             config.update_from_flattened_dict({field: _parse(text, old)})
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, SyntaxError) as error:
             raise ConfigError(
                 f"{flag}: {field} is {_kind(old)} (now {old!r}), which {text!r} is not"
             ) from error
@@ -163,12 +167,24 @@ def check(config: ConfigDict) -> None:
         ConfigError: names the field, its value, and what it may be.
     """
     flat = flatten(config)
+    for field, value in flat.items():
+        _check_numbers(field, value)
+    for field in ("data.train", "data.test"):
+        if not flat[field]:
+            raise ConfigError(f"--config.{field}=: name a split of {config.data.source}")
     for field, allowed in CHOICES.items():
         if flat[field] not in allowed:
             raise ConfigError(f"--config.{field}={flat[field]}: one of {', '.join(allowed)}")
     for field in POSITIVE:
         if not flat[field] > 0:
             raise ConfigError(f"--config.{field}={flat[field]}: must be greater than 0")
+    if not 0 <= config.seed < 2**32:
+        raise ConfigError(f"--config.seed={config.seed}: from 0 to {2**32 - 1}")
+    if config.mesh.data > 0 and config.batch_size % config.mesh.data:
+        raise ConfigError(
+            f"--config.batch_size={config.batch_size} does not divide over the data axis of the "
+            f"mesh: make it a multiple of mesh.data={config.mesh.data}"
+        )
     if config.data.size < config.model.input_size:
         raise ConfigError(
             f"--config.data.size={config.data.size}: images must be at least as large as the "
@@ -180,6 +196,31 @@ def check(config: ConfigDict) -> None:
             "validation split: set data.validation or data.holdout"
         )
     network(config)
+
+
+def _check_numbers(field: str, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"--config.{field}={value}: must be a finite number")
+    if isinstance(value, tuple):
+        if not all(isinstance(v, (int, float)) and 0 <= v < math.inf for v in value):
+            raise ConfigError(f"--config.{field}={value}: a tuple of numbers from 0 on")
+        if field.endswith("padding") and [type(v) for v in value] != [int, int]:
+            raise ConfigError(f"--config.{field}={value}: two whole numbers, before and after")
+
+
+def _complete(config: Any, where: object) -> ConfigDict:
+    """The configuration, if it has every field of a run."""
+    from alexnet_jax.configs import base
+
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{where}: get_config has to return a ConfigDict, not {config!r:.80}")
+    missing = sorted(flatten(base.get_config()).keys() - flatten(config).keys())
+    if missing:
+        raise ConfigError(
+            f"{where} has no field {', '.join(missing[:4])}{' and more' * (len(missing) > 4)}: start "
+            "from alexnet_jax.configs.base.get_config()"
+        )
+    return config
 
 
 def save(config: ConfigDict, path: Path) -> None:
@@ -196,7 +237,10 @@ def read(path: Path) -> ConfigDict:
         ConfigError: there is none, or it is damaged.
     """
     try:
-        return ConfigDict(_tuples(json.loads(path.read_text())))
+        fields = json.loads(path.read_text())
+        if not isinstance(fields, dict):
+            raise ValueError("it is no JSON object")
+        return _complete(ConfigDict(_tuples(fields)), path)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path.parent} holds no run (no {path.name}); train one with --workdir={path.parent}"

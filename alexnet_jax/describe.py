@@ -29,24 +29,23 @@ def table(network: Network) -> str:
         count = sum(leaf.size for leaf in jax.tree.leaves(parameters))
         shape, kernel = stages[name].shape[1:], parameters["kernel"].shape
         products = int(np.prod(kernel[:-1])) * int(np.prod(shape))
-        last = [stage for stage in stages if stage == name or stage.startswith(f"{name}/")][-1]
         total_parameters, total_products = total_parameters + count, total_products + products
-        then = "softmax"
+        after = ""
         if name in convolutions:
             layer = convolutions[name]
-            then = layer.after
+            after = layer.after
             stride = f" every {layer.stride}" if layer.stride > 1 else ""
             kernels = f"{kernel[3]} of {kernel[0]}x{kernel[1]}x{kernel[2]}{stride}"
             sees = "the image" if number == 0 else "both" if layer.communicates else "own tower"
         else:
             kernels, sees = f"{kernel[1]} of {kernel[0]}", "both"
-            then = hidden[name].after if name in hidden else then
+            after = hidden[name].after if name in hidden else after
         words = {"activation": network.activation.replace("relu", "ReLU"), "norm": network.norm}
-        then = ", ".join(words.get(word, word.replace("_", " ")) for word in then.split())
-        final = stages[last].shape[1:]
+        then = ", ".join(words.get(word, word.replace("_", " ")) for word in after.split())
+        final = stages["/".join([name, *after.split()[-1:]])].shape[1:]
         output = _shape(shape) + (f" → {_shape(final)}" if final != shape else "")
         sees = sees if network.towers > 1 or number == 0 else "all"
-        rows.append((name, output, kernels, then, sees, f"{count:,}", f"{products:,}"))
+        rows.append((name, output, kernels, then or "softmax", sees, f"{count:,}", f"{products:,}"))
     rows.append(("total", "", "", "", "", f"{total_parameters:,}", f"{total_products:,}"))
     return _aligned(rows)
 

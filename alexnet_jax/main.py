@@ -99,8 +99,13 @@ def run(fields: list[str]) -> None:
     from alexnet_jax.build import start_devices
 
     workdir = Path(FLAGS.workdir) if FLAGS.workdir else None
-    if FLAGS.config is None and workdir is not None and (workdir / "config.json").exists():
-        config = config_lib.read(workdir / "config.json")  # the run's own
+    saved = workdir / "config.json" if workdir is not None else None
+    if saved is not None and (FLAGS.mode == "evaluate" or not FLAGS.config and saved.exists()):
+        config = config_lib.read(saved)  # the run's own
+        if FLAGS.config:
+            asked = config_lib.override(config_lib.load(FLAGS.config), fields)
+            config_lib.check_same_run(config, asked, saved.parent)
+            config = asked
     else:
         config = config_lib.load(FLAGS.config or DEFAULT_CONFIG[FLAGS.mode])
     config = config_lib.override(config, fields)

@@ -68,7 +68,7 @@ class Tiny:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "alexnet_jax.main", *map(str, arguments)],
+            [*options.pop("prefix", ()), sys.executable, "-m", "alexnet_jax.main", *map(str, arguments)],
             env=environment | options.pop("env", {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -82,15 +82,15 @@ def test_description(name: str) -> None:
     """Every count of the table that the README shows; `source` has its pools elsewhere."""
     text = table(preset(name))
     rows = {line.split("|")[1].strip(): line for line in text.splitlines()}
-    for name in PARAMETERS:
-        assert f" {PARAMETERS[name]:,} | " in rows[name], name
-        assert rows[name].endswith(f" {PRODUCTS[name]:,} |"), name
+    for layer in PARAMETERS:
+        assert f" {PARAMETERS[layer]:,} | " in rows[layer], layer
+        assert rows[layer].endswith(f" {PRODUCTS[layer]:,} |"), layer
     assert "60,965,224" in rows["total"] and "724,406,816" in rows["total"]
     assert sum(PRODUCTS.values()) == 724_406_816
     assert "55x55x96 → 27x27x96" in rows["conv1"]
     assert "27x27x256 → 13x13x256" in rows["conv2"]
     assert "13x13x256 → 6x6x256" in rows["conv5"]
-    sees = {name: " both " in rows[name] for name in ("conv2", "conv3", "conv4", "conv5", "fc6")}
+    sees = {layer: " both " in rows[layer] for layer in ("conv2", "conv3", "conv4", "conv5", "fc6")}
     assert sees == {"conv2": False, "conv3": True, "conv4": False, "conv5": False, "fc6": True}
     assert len({len(line) for line in text.splitlines()}) == 1, "the columns do not line up"
 
