@@ -49,7 +49,7 @@ class Checkpoints:
         self.directory, self.keep = directory, keep
         self._errors: dict[int, float] = {}  # of the validation at a step
         self._writer: ocp.training.Checkpointer | None = None
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells every step; it raises too
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs all that it raises
         try:
             if not read_only:
                 directory.mkdir(parents=True, exist_ok=True)
@@ -242,7 +242,7 @@ class _LatestAndBest:
 
 @contextlib.contextmanager
 def _no_noise() -> Iterator[None]:
-    """Keeps what orbax and asyncio tell about damaged files, in pages of tracebacks, to themselves."""
+    """Keeps pages of tracebacks by orbax and asyncio about damaged files from the user."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hook = [logger.level for logger in loggers], sys.unraisablehook
     with warnings.catch_warnings():
@@ -271,7 +271,9 @@ def fingerprint(tree: Tree) -> jax.Array:
         words = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
         place = jnp.zeros(leaf.shape, jnp.uint32)
         for axis, size in enumerate(leaf.shape):
-            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(
+                jnp.uint32, leaf.shape, axis
+            )
         total += jnp.uint32(2 * number + 1) * jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
     return total
 

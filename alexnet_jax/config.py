@@ -59,7 +59,7 @@ def load(spec: str) -> ConfigDict:
     """
     name, colon, preset = spec.partition(":")
     path = Path(name) if name.endswith(".py") else CONFIGS / f"{name}.py"
-    if not path.is_file() or path.stem in NOT_CONFIGS and path.parent == CONFIGS:
+    if not path.is_file() or (path.stem in NOT_CONFIGS and path.parent == CONFIGS):
         if name.endswith(".py"):
             raise ConfigError(f"--config={spec}: there is no file {path}")
         raise ConfigError(
@@ -217,8 +217,8 @@ def _complete(config: Any, where: object) -> ConfigDict:
     missing = sorted(flatten(base.get_config()).keys() - flatten(config).keys())
     if missing:
         raise ConfigError(
-            f"{where} has no field {', '.join(missing[:4])}{' and more' * (len(missing) > 4)}: start "
-            "from alexnet_jax.configs.base.get_config()"
+            f"{where} has no field {', '.join(missing[:4])}{' and more' * (len(missing) > 4)}: "
+            "start from alexnet_jax.configs.base.get_config()"
         )
     return config
 
@@ -261,7 +261,7 @@ def check_same_run(saved: ConfigDict, asked: ConfigDict, workdir: Path) -> None:
     Raises:
         ConfigError: names the fields that differ.
     """
-    free = FREE
+    free: tuple[str, ...] = FREE
     if asked.optim.schedule == "plateau":  # the validation is then part of the update rule
         free = tuple(field for field in FREE if field not in ("eval_every", "data.validation"))
     before, now = flatten(saved), flatten(asked)

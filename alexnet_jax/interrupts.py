@@ -10,7 +10,7 @@ from alexnet_jax.errors import UserError
 
 
 class Stopped(Exception):
-    """The run was asked to stop. `main` prints its text and exits with 128 + the signal's number."""
+    """The run was asked to stop; `main` prints the text, exits with 128 + the signal's number."""
 
     def __init__(self, signal_number: int, what: str) -> None:
         super().__init__(f"stopped by {signal.Signals(signal_number).name}: {what}")
@@ -58,7 +58,7 @@ def sole_owner(workdir: Path) -> Iterator[None]:
             file = stack.enter_context((workdir / ".lock").open("a"))
         except OSError as error:
             raise UserError(
-                f"--workdir={workdir} cannot be written ({error.strerror}): give a directory that can"
+                f"--workdir={workdir} cannot be written ({error.strerror}): give another"
             ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

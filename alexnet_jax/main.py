@@ -51,7 +51,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     except flags.Error as error:
         _refuse(str(error))
     if FLAGS["verbosity"].using_default_value:
-        FLAGS.verbosity = logging.WARNING  # absl would raise it to INFO, for all libraries
+        logging.set_verbosity(logging.WARNING)  # absl would raise it to INFO, for all libraries
     if extra:
         _refuse(f"unexpected argument {extra[0]!r}; see --help")
     if not FLAGS.workdir and FLAGS.mode != "describe":
@@ -100,7 +100,7 @@ def run(fields: list[str]) -> None:
 
     workdir = Path(FLAGS.workdir) if FLAGS.workdir else None
     saved = workdir / "config.json" if workdir is not None else None
-    if saved is not None and (FLAGS.mode == "evaluate" or not FLAGS.config and saved.exists()):
+    if saved is not None and (FLAGS.mode == "evaluate" or (not FLAGS.config and saved.exists())):
         config = config_lib.read(saved)  # the run's own
         if FLAGS.config:
             asked = config_lib.override(config_lib.load(FLAGS.config), fields)

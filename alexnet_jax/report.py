@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import Score
 
 Row = dict[str, Any]
@@ -119,7 +118,7 @@ class Clock:
         self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
     @contextlib.contextmanager
-    def waiting(self, result: jax.Array) -> Iterator[None]:
+    def waiting(self, result: Any) -> Iterator[None]:
         """Around the fetching of a batch. It is waiting only if the device has nothing to do.
 
         Args:

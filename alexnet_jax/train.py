@@ -376,7 +376,9 @@ def check_finite(state: State, checkpoints: Checkpoints) -> None:
         bad = int(state.step)
     if bad >= 0:
         kept = checkpoints.steps()
-        back = f"the checkpoint of step {kept[-1]} is kept" if kept else "there is no checkpoint yet"
+        back = (
+            f"the checkpoint of step {kept[-1]} is kept" if kept else "there is no checkpoint yet"
+        )
         raise UserError(
             f"the loss or a weight was not a finite number at step {bad}; {back}. Lower "
             "--config.optim.learning_rate and start in another --workdir."

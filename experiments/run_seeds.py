@@ -2,8 +2,8 @@
 
     python -m experiments.run_seeds --config=embedded --seeds=0,1,2,3,4
 
-Each seed is a process of its own, as a user would start it, with a clock around the whole of it; the
-first also prepares the data, if that has not been done. Into `experiments/results/CONFIG/` go
+Each seed is a process of its own, as a user would start it, with a clock around the whole of it;
+the first also prepares the data, if that has not been done. Into `experiments/results/CONFIG/` go
 `summary.json`, and of the first seed the metrics, the configuration, the pictures and all that it
 printed.
 """

@@ -68,7 +68,13 @@ class Tiny:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
         return subprocess.Popen(
-            [*options.pop("prefix", ()), sys.executable, "-m", "alexnet_jax.main", *map(str, arguments)],
+            [
+                *options.pop("prefix", ()),
+                sys.executable,
+                "-m",
+                "alexnet_jax.main",
+                *map(str, arguments),
+            ],
             env=environment | options.pop("env", {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -83,7 +89,7 @@ class Tiny:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def train(self, workdir: Path, *arguments: object, **options: Any) -> str:
-        """Trains to the end, which has to go well and without a word on stderr; what was printed."""
+        """Trains to the end, without a word on stderr; what was printed."""
         done = self.run(f"--workdir={workdir}", f"--config={self.config}", *arguments, **options)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
@@ -125,7 +131,7 @@ def checkpoint_steps(workdir: Path) -> list[int]:
 
 
 def arrays(checkpoint: Path) -> dict[str, np.ndarray]:
-    """Every array of a checkpoint, read by tensorstore alone: 'model/params.conv1.kernel' and so on."""
+    """Every array of a checkpoint, by tensorstore alone: 'model/params.conv1.kernel' and so on."""
     found = {}
     for part in ("model", "training"):
         base = {"driver": "ocdbt", "base": f"file://{checkpoint / part}/"}

@@ -230,7 +230,10 @@ def test_all_damaged_is_an_error_and_changes_nothing(saved: Path):
             if file.is_file():
                 file.write_bytes(b"")
     before = {file: file.read_bytes() for file in saved.rglob("*") if file.is_file()}
-    with Checkpoints(saved) as checkpoints, pytest.raises(UserError, match="tried: 3, 2, 1") as info:
+    with (
+        Checkpoints(saved) as checkpoints,
+        pytest.raises(UserError, match="tried: 3, 2, 1") as info,
+    ):
         checkpoints.restore(abstract(trees(0)), make_mesh(1, 1), say=lambda text: None)
     assert "Restore the files from a backup, or train again" in str(info.value)
     assert {file: file.read_bytes() for file in saved.rglob("*") if file.is_file()} == before

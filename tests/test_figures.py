@@ -35,7 +35,7 @@ def test_a_kernel_of_zeros_is_grey(tmp_path: Path) -> None:
 def test_curves_of_a_run(tmp_path: Path) -> None:
     """Rows of every kind are drawn, and a run without validation too."""
     rows = [
-        {"step": s, "epoch": s / 10, "split": "train", "loss": 3 / s, "top1_error": 1 / s, "views": 1}
+        {"step": s, "epoch": s / 10, "split": "train", "views": 1, "loss": 3 / s, "top1_error": 1}
         for s in range(1, 20)
     ]
     rows.append({**rows[-1], "split": "test", "views": 10})

@@ -195,15 +195,15 @@ def test_evaluation_on_other_devices_gives_the_errors_of_the_run(
 
 
 def test_a_run_moves_to_other_devices_and_back(tiny: Tiny, tmp_path: Path) -> None:
-    # Calm: the last bits of a sum depend on the mesh, and a high rate makes them grow from step to
-    # step, as does the kink of a ReLU.
+    # Shares of the whole run, whose length changes here.
     steady = (
-        "--config.model.activation=tanh",
-        "--config.model.conv1.std=0.01",
-        "--config.optim.learning_rate=0.0001",
+        "--config.optim.drops=()",
+        "--config.optim.bias_drops=()",
+        "--config.data.lighting_until=1.0",
+        "--config.optim.learning_rate=0.001",
     )
 
-    def go_on(workdir: Path, mesh: str, epochs: int, start: int) -> None:
+    def go_on(workdir: Path, mesh: str, epochs: float, start: int) -> None:
         data, tower = mesh.split("x")
         devices = (f"--config.mesh.data={data}", f"--config.mesh.tower={tower}")
         printed = tiny.train(workdir, *steady, *devices, f"--config.epochs={epochs}")
@@ -213,13 +213,13 @@ def test_a_run_moves_to_other_devices_and_back(tiny: Tiny, tmp_path: Path) -> No
     tiny.train(tmp_path / "1x2", *steady, "--config.epochs=1")
     for mesh in ("1x1", "2x2"):
         shutil.copytree(tmp_path / "1x2", tmp_path / mesh)
-    go_on(tmp_path / "1x2", "1x2", epochs=3, start=8)
-    go_on(tmp_path / "1x1", "1x1", epochs=3, start=8)
-    go_on(tmp_path / "2x2", "2x2", epochs=2, start=8)
-    go_on(tmp_path / "2x2", "1x2", epochs=3, start=16)  # and back
+    go_on(tmp_path / "1x2", "1x2", epochs=2, start=8)
+    go_on(tmp_path / "1x1", "1x1", epochs=2, start=8)
+    go_on(tmp_path / "2x2", "2x2", epochs=1.5, start=8)
+    go_on(tmp_path / "2x2", "1x2", epochs=2, start=12)  # and back
     losses = {mesh: [r["loss"] for r in by_split(tmp_path / mesh, "train")] for mesh in MESHES}
     for mesh in MESHES:
-        assert len(losses[mesh]) == 6
+        assert len(losses[mesh]) == 4
         np.testing.assert_allclose(losses[mesh], losses["1x2"], rtol=1e-5)
         fixtures.assert_same_end(tmp_path / mesh, tmp_path / "1x2", tolerance=1e-5)
 
@@ -252,7 +252,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
 def test_a_loss_that_stays_at_chance_is_said_aloud_once(tiny: Tiny, tmp_path: Path) -> None:
     still = ("--config.optim.learning_rate=1e-9", "--config.model.fc8_std=0.001")
     printed = tiny.train(tmp_path, *still, "--config.epochs=4")
-    assert len(re.findall(r"warning: after 2.0 epochs the loss, 1.38\d, is still at chance", printed)) == 1
+    assert (
+        len(re.findall(r"warning: after 2.0 epochs the loss, 1.38\d, is still at chance", printed))
+        == 1
+    )
 
 
 # --- metrics.jsonl and the lock, in this process --------------------------------------------------

@@ -40,9 +40,7 @@ def convolution(
     )
     if groups == 1:
         return apply(x, kernel)
-    pairs = zip(
-        jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True
-    )
+    pairs = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True)
     return jnp.concatenate([apply(*pair) for pair in pairs], axis=-1)
 
 
@@ -106,9 +104,7 @@ def _lrn_backward(
     # the band is symmetric, so "near" sums the same way in both directions.
     x, denominator = saved
     scaled = gradient * _negative_power(denominator, beta)
-    return (
-        scaled - 2 * alpha * beta * x * _neighbour_sum(scaled * x / denominator, size),
-    )
+    return (scaled - 2 * alpha * beta * x * _neighbour_sum(scaled * x / denominator, size),)
 
 
 _lrn.defvjp(_lrn_forward, _lrn_backward)

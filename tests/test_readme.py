@@ -1,0 +1,68 @@
+"""What the README says is what the program prints and what the result files hold."""
+
+import json
+import re
+from pathlib import Path
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.describe import table
+from alexnet_jax.model import Network
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "experiments" / "results"
+
+
+def test_the_table_is_that_of_describe() -> None:
+    """Line by line."""
+    assert table(Network()) in README
+
+
+def test_the_promised_errors_are_the_measured_ones() -> None:
+    """The worst of the five seeds, and Fashion-MNIST's, to the digits that are printed."""
+    for name in ("embedded", "fashion_mnist"):
+        summary = json.loads((RESULTS / name / "summary.json").read_text())
+        assert f"{summary['worst_ten_view_top1_error']:.2%}" in README, name
+        assert summary["command"] in README, name
+
+
+def test_the_embedded_run_keeps_its_promise() -> None:
+    """Issue by issue: five seeds, under 20%, at most five minutes."""
+    summary = json.loads((RESULTS / "embedded" / "summary.json").read_text())
+    assert len({run["seed"] for run in summary["runs"]}) == 5
+    assert summary["worst_ten_view_top1_error"] < 0.20
+    assert summary["longest_seconds"] <= 300
+
+
+def test_fashion_mnist_keeps_its_promise() -> None:
+    """At most 9% in ten views on all 10,000 test images, in at most 25 minutes, all 60,000 trained
+    on, by the last checkpoint and a schedule that looked at none of the test images."""
+    folder = RESULTS / "fashion_mnist"
+    summary = json.loads((folder / "summary.json").read_text())
+    (run,) = summary["runs"]
+    assert run["test"]["10"]["examples"] == 10_000
+    assert run["test"]["10"]["top1_error"] <= 0.09
+    assert run["seconds"] <= 25 * 60
+    saved = config_lib.read(folder / "config.json")
+    assert config_lib.flatten(saved) == config_lib.flatten(
+        config_lib.override(config_lib.load("fashion_mnist"), [f"seed={run['seed']}"])
+    )
+    assert saved.data.validation == "" and saved.data.holdout == 0
+    assert saved.optim.schedule == "steps"
+    last = run["test"]["10"]["step"]
+    assert run["steps"] == last == round(saved.epochs * 60_000 / saved.batch_size)
+
+
+def test_every_file_that_is_named_is_there() -> None:
+    """Pictures, modules and tests that the README points at."""
+    for path in re.findall(r"\((experiments/[^)]+)\)", README):
+        assert (ROOT / path).is_file(), path
+    for path in re.findall(r"`((?:tests|alexnet_jax|experiments)/[\w/.]+\.\w+)`", README):
+        assert (ROOT / path).is_file(), path
+
+
+def test_every_field_that_is_named_exists() -> None:
+    """--config.FIELD=... for all the fields in the text."""
+    known = config_lib.flatten(config_lib.load("imagenet"))
+    fields = set(re.findall(r"--config\.([\w.]+)=", README)) - {"FIELD"}
+    assert fields and fields <= known.keys(), fields - known.keys()
