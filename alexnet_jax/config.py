@@ -1,8 +1,8 @@
 """From names and flags to a configuration, and from one to a file and back.
 
 A configuration is a typed `ml_collections.ConfigDict` of plain values. It is made by a file of
-`configs/` (or any file with a `get_config`), changed field by field, checked once, and saved with the
-run, so that the run can be evaluated and resumed without its flags.
+`configs/` (or any file with a `get_config`), changed field by field, checked once, and saved with
+the run, so that the run can be evaluated and resumed without its flags.
 """
 
 import ast

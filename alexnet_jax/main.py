@@ -1,7 +1,7 @@
 """The command line: `python -m alexnet_jax.main --workdir=DIR`.
 
-Trains the run of DIR, or goes on with it. `--config` names what to train; any field of it can be set
-with `--config.FIELD=VALUE`, and `--mode` does something else with the run.
+Trains the run of DIR, or goes on with it. `--config` names what to train; any field of it can be
+set with `--config.FIELD=VALUE`, and `--mode` does something else with the run.
 """
 
 import os

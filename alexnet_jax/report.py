@@ -91,18 +91,18 @@ class Report:
     def training(self, row: Row) -> None:
         """A row of training figures: on the bar, or as a line where there is none."""
         self.rows(row)
+        speed = f"{row['images_per_second']:,.0f} images/s"
+        wait = f"{row['data_wait_fraction']:.1%}"
         if self._bar.disable:
-            left = row["seconds_left"]
+            left = f"{row['seconds_left'] // 60:.0f}m{row['seconds_left'] % 60:02.0f}s"
             self.say(
                 f"step {row['step']:>6}/{self._bar.total}  epoch {row['epoch']:6.2f}  "
                 f"loss {row['loss']:.4f}  top-1 error {row['top1_error']:6.1%}  "
-                f"{row['images_per_second']:,.0f} images/s  "
-                f"waiting for data {row['data_wait_fraction']:.1%}  left {left // 60:.0f}m{left % 60:02.0f}s"
+                f"{speed}  waiting for data {wait}  left {left}"
             )
         else:
             self._bar.set_postfix_str(
-                f"loss {row['loss']:.3f}, error {row['top1_error']:.1%}, "
-                f"{row['images_per_second']:,.0f} images/s, data wait {row['data_wait_fraction']:.1%}"
+                f"loss {row['loss']:.3f}, error {row['top1_error']:.1%}, {speed}, data wait {wait}"
             )
 
 

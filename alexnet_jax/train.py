@@ -1,7 +1,7 @@
 """The training of paper section 5: stochastic gradient descent, and what surrounds it.
 
-`train` is the whole run: it makes or restores the state, then steps, logs, validates and saves until
-the last step, tests the result in one view and in ten, and draws the first layer's kernels.
+`train` is the whole run: it makes or restores the state, then steps, logs, validates and saves
+until the last step, tests the result in one view and in ten, and draws the first layer's kernels.
 """
 
 import contextlib

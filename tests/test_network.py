@@ -137,9 +137,7 @@ def test_half_network(name: str) -> None:
 
 def test_conv6() -> None:
     """The pretrained nets: after pool5, 128 kernels a tower that see both; unpooled."""
-    network = dataclasses.replace(
-        Network(), conv6=dataclasses.replace(Network().conv6, width=256)
-    )
+    network = dataclasses.replace(Network(), conv6=dataclasses.replace(Network().conv6, width=256))
     params, stages = shapes(network)
     assert params["conv6"]["kernel"].shape == (3, 3, 256, 256)
     assert stages["conv6"] == stages["conv6/activation"] == (6, 6, 256)
