@@ -31,10 +31,11 @@ def build(config: ConfigDict) -> Parts:
     cache = ensure_cache(config.data.source, config.data.size, config.data.dir, config.data.holdout)
     for use in ("train", "validation", "test"):
         split = config.data[use]
-        if split and split not in cache.images:
+        if split and not len(cache.images.get(split, ())):
             raise UserError(
-                f"--config.data.{use}={split}: {config.data.source} has the splits "
-                f"{', '.join(cache.images)}"
+                f"--config.data.{use}={split}: the splits with images of {config.data.source} are "
+                f"{', '.join(name for name, images in cache.images.items() if len(images))}; name "
+                "one of them (data.validation may be empty, or made by data.holdout=N)"
             )
     network = config_lib.network(config)
     if network.classes != len(cache.class_names):
@@ -70,10 +71,18 @@ def _mesh(config: ConfigDict) -> Mesh:
             f"--config.mesh.tower={mesh.shape['tower']}: this network is one tower "
             "(model.towers=1); set mesh.tower=1"
         )
+    return mesh
+
+
+def check_batch(config: ConfigDict, mesh: Mesh) -> None:
+    """Training, unlike evaluation, pads no batch.
+
+    Raises:
+        ConfigError: the batch does not divide over the data axis.
+    """
     if config.batch_size % mesh.shape["data"]:
         raise config_lib.ConfigError(
             f"--config.batch_size={config.batch_size} does not divide over the data axis of the "
             f"mesh, {towers.describe(mesh)}: make it a multiple of {mesh.shape['data']}, or set "
             "mesh.data"
         )
-    return mesh

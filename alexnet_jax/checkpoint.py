@@ -121,7 +121,7 @@ class Checkpoints:
                 try:
                     self._record(step)
                 except Exception:  # a kill while it was being deleted, for one
-                    self._move_aside(step)
+                    print(f"moved the damaged checkpoint to {self._move_aside(step)}")
             self._writer = ocp.training.Checkpointer(
                 self.directory.absolute(),
                 save_decision_policy=_Always(),

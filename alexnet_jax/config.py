@@ -26,7 +26,7 @@ NOT_CONFIGS = {"__init__", "presets", "small"}
 # network, other data or another update rule, which a checkpoint does not fit.
 FREE = (
     "epochs", "mesh.", "eval_batch_size", "log_every", "eval_every", "checkpoint_every",
-    "keep_checkpoints", "data.dir", "data.validation", "data.test",
+    "keep_checkpoints", "data.dir", "data.validation",
 )  # fmt: skip
 
 CHOICES = {
@@ -108,8 +108,8 @@ def _parse(text: str, old: Any) -> Any:
     if isinstance(old, str) or old is None:
         return text
     if isinstance(old, bool):
-        return {"true": True, "false": False}[text.lower()] if text.lower() in (
-            "true", "false") else _refuse()  # fmt: skip
+        words = {"true": True, "false": False}
+        return words[text.lower()] if text.lower() in words else _refuse()
     value = ast.literal_eval(text.strip()) if text.strip() else _refuse()
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -180,20 +180,15 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(f"--config.{field}={flat[field]}: must be greater than 0")
     if not 0 <= config.seed < 2**32:
         raise ConfigError(f"--config.seed={config.seed}: from 0 to {2**32 - 1}")
-    if config.mesh.data > 0 and config.batch_size % config.mesh.data:
-        raise ConfigError(
-            f"--config.batch_size={config.batch_size} does not divide over the data axis of the "
-            f"mesh: make it a multiple of mesh.data={config.mesh.data}"
-        )
     if config.data.size < config.model.input_size:
         raise ConfigError(
             f"--config.data.size={config.data.size}: images must be at least as large as the "
             f"network's input, model.input_size={config.model.input_size}"
         )
-    if config.optim.schedule == "plateau" and not (config.data.validation or config.data.holdout):
+    if config.optim.schedule == "plateau" and not config.data.validation:
         raise ConfigError(
-            "--config.optim.schedule=plateau looks at the validation error, and there is no "
-            "validation split: set data.validation or data.holdout"
+            "--config.optim.schedule=plateau looks at the validation error: set "
+            "data.validation=validation, and data.holdout=N where the source has no such split"
         )
     network(config)
 
@@ -214,7 +209,11 @@ def _complete(config: Any, where: object) -> ConfigDict:
 
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{where}: get_config has to return a ConfigDict, not {config!r:.80}")
-    missing = sorted(flatten(base.get_config()).keys() - flatten(config).keys())
+    known, given = flatten(base.get_config()).keys(), flatten(config).keys()
+    unknown = sorted(given - known)
+    if unknown:
+        raise ConfigError(f"{where}: unknown field {unknown[0]!r}{_nearest(unknown[0], known)}")
+    missing = sorted(known - given)
     if missing:
         raise ConfigError(
             f"{where} has no field {', '.join(missing[:4])}{' and more' * (len(missing) > 4)}: "

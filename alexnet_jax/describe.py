@@ -45,7 +45,17 @@ def table(network: Network) -> str:
         final = stages["/".join([name, *after.split()[-1:]])].shape[1:]
         output = _shape(shape) + (f" → {_shape(final)}" if final != shape else "")
         sees = sees if network.towers > 1 or number == 0 else "all"
-        rows.append((name, output, kernels, then or "softmax", sees, f"{count:,}", f"{products:,}"))
+        rows.append(
+            (
+                name,
+                output,
+                kernels,
+                "softmax" if name == "fc8" else then,
+                sees,
+                f"{count:,}",
+                f"{products:,}",
+            )
+        )
     rows.append(("total", "", "", "", "", f"{total_parameters:,}", f"{total_products:,}"))
     return _aligned(rows)
 

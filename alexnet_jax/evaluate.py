@@ -54,7 +54,8 @@ def sums(probabilities: jax.Array, labels: jax.Array, weights: jax.Array) -> dic
     """
     given = jnp.take_along_axis(probabilities, labels[:, None], axis=1)
     ahead = jnp.sum(~(given > probabilities), axis=1) - 1  # the label itself is among them
-    loss = -jnp.log(given[:, 0])
+    # A probability below what float32 can hold is not the end of the average.
+    loss = -jnp.log(jnp.maximum(given[:, 0], jnp.finfo(jnp.float32).tiny))
     return {
         "loss": jnp.sum(jnp.where(weights > 0, loss, 0.0)),
         "top1": jnp.sum(weights * (ahead >= 1)),
@@ -66,10 +67,13 @@ def sums(probabilities: jax.Array, labels: jax.Array, weights: jax.Array) -> dic
 class Evaluator:
     """A network, ready to be tested on fixed-size images; compiles once for all its calls."""
 
-    def __init__(self, model: AlexNet, mean_image: np.ndarray, batch_size: int) -> None:
+    def __init__(
+        self, model: AlexNet, mean_image: np.ndarray, batch_size: int, *, aligned: bool = False
+    ) -> None:
         """Args:
         model: the network, on its mesh.
         mean_image: (S, S, 3), to be subtracted.
+        aligned: subtract it where a crop was, not its centre.
         batch_size: images at a time over all devices; rounded up to a multiple of the data axis.
         """
         assert model.mesh is not None
@@ -79,12 +83,13 @@ class Evaluator:
         data = model.mesh.shape["data"]
         self.batch_size = -(-batch_size // data) * data
         self.sharding = NamedSharding(model.mesh, towers.IMAGES)
-        mean = views.centre(jnp.asarray(mean_image), self.crop)
+        mean = jnp.asarray(mean_image)
 
         def see(variables: Tree, images: jax.Array, view: tuple[jax.Array, ...]) -> jax.Array:
             # Float32 products everywhere: TPUs and TF32 would round a test's inputs by default.
             with jax.default_matmul_precision("float32"):
-                logits: Any = model.apply(variables, views.cut(images, mean, view, self.crop))
+                seen = views.cut(images, mean, view, self.crop, aligned=aligned)
+                logits: Any = model.apply(variables, seen)
             return jax.nn.softmax(logits)
 
         self.see: Callable[..., jax.Array] = jax.jit(see)
@@ -160,7 +165,11 @@ def evaluate_run(config: ConfigDict, workdir: Path, *, best: bool = False) -> li
         f"{split!r}, mesh of {towers.describe(mesh)}, float32 products",
         flush=True,
     )
-    evaluator = Evaluator(model, cache.mean_image, config.eval_batch_size)
+    if record["dataset"] != cache.fingerprint:
+        print(f"note: this run was trained on other data than {cache.path} holds now")
+    evaluator = Evaluator(
+        model, cache.mean_image, config.eval_batch_size, aligned=config.data.mean == "aligned"
+    )
     scores = evaluator(trees["model"], cache.images[split], cache.labels[split], ten_views=True)
     for score in scores:
         print(score)

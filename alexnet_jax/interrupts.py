@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 from alexnet_jax.errors import UserError
 
 
-class Stopped(Exception):
-    """The run was asked to stop; `main` prints the text, exits with 128 + the signal's number."""
+class Stopped(BaseException):
+    """The run was asked to stop; `main` prints the text, exits with 128 + the signal's number.
+
+    Like KeyboardInterrupt: no `except Exception` on the way may take it for something else.
+    """
 
     def __init__(self, signal_number: int, what: str) -> None:
         super().__init__(f"stopped by {signal.Signals(signal_number).name}: {what}")
@@ -41,6 +45,22 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def check_writable(workdir: Path) -> None:
+    """Before hours of preparing data: could the run be written at all? Makes nothing.
+
+    Raises:
+        UserError: it could not.
+    """
+    there = next(
+        path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists()
+    )
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({there} is "
+            f"{'read-only' if there.is_dir() else 'no directory'}): give a directory that can"
+        )
 
 
 @contextlib.contextmanager

@@ -16,8 +16,7 @@ from absl import app, flags, logging
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 FLAGS = flags.FLAGS
 
-# What each mode does and, where nothing is said, does it to.
-DEFAULT_CONFIG = {"train": "embedded", "evaluate": "embedded", "describe": "imagenet"}
+MODES = ("train", "evaluate", "describe")
 
 
 def define_flags() -> None:
@@ -32,7 +31,7 @@ def define_flags() -> None:
         "imagenet; half; ...), NAME:PRESET for another reading of the paper (paper, source, "
         "reconciled), or a file PATH.py with a get_config. Set any field: --config.batch_size=64",
     )
-    flags.DEFINE_enum("mode", "train", list(DEFAULT_CONFIG), "What to do.")
+    flags.DEFINE_enum("mode", "train", MODES, "What to do.")
     flags.DEFINE_bool("best", False, "evaluate: the best checkpoint by validation, not the last.")
 
 
@@ -107,7 +106,8 @@ def run(fields: list[str]) -> None:
             config_lib.check_same_run(config, asked, saved.parent)
             config = asked
     else:
-        config = config_lib.load(FLAGS.config or DEFAULT_CONFIG[FLAGS.mode])
+        default = "imagenet" if FLAGS.mode == "describe" else "embedded"
+        config = config_lib.load(FLAGS.config or default)
     config = config_lib.override(config, fields)
     config_lib.check(config)
     start_devices(config)

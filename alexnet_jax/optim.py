@@ -97,7 +97,9 @@ def schedules(optim: ConfigDict, steps: int) -> dict[str, optax.Schedule]:
 
 def _divided(rate: float, by: float, at: tuple[float, ...], steps: int) -> optax.Schedule:
     """A rate divided by `by` at each of the shares `at` of the run."""
-    boundaries = {round(share * steps): 1 / by for share in at}
+    boundaries: dict[int, float] = {}
+    for share in at:  # in a very short run two may fall on one step
+        boundaries[round(share * steps)] = boundaries.get(round(share * steps), 1.0) / by
     return optax.piecewise_constant_schedule(rate, boundaries)
 
 

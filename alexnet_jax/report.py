@@ -175,8 +175,8 @@ def conclude(workdir: Path, config: ConfigDict, scores: list[Score], best: int |
     if best is not None:
         print(f"best checkpoint by validation error: step {best}")
     print(f"""
-In {workdir}: metrics.jsonl, checkpoints/, figures/conv1.png (the kernels of both
-towers), figures/curves.png, and for TensorBoard tensorboard/. Next:
+In {workdir}: metrics.jsonl, checkpoints/, figures/conv1.png (the kernels of conv1, tower
+by tower), figures/curves.png, and for TensorBoard tensorboard/. Next:
 
     python -m alexnet_jax.main --workdir={workdir} --mode=evaluate    # test it again
     python -m alexnet_jax.main --mode=describe                         # the network, layer by layer

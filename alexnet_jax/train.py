@@ -21,13 +21,13 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import figures, optim, views
-from alexnet_jax.build import build
+from alexnet_jax.build import build, check_batch
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.cache import Cache
 from alexnet_jax.data.stream import device_stream, process_share, training_stream
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import Evaluator, Score, sums
-from alexnet_jax.interrupts import Stopped, sole_owner, stop_signals
+from alexnet_jax.interrupts import Stopped, check_writable, sole_owner, stop_signals
 from alexnet_jax.model import AlexNet, Network, towers
 from alexnet_jax.report import Clock, Report, Row, conclude, score_row, tested
 
@@ -189,7 +189,9 @@ def train(config: ConfigDict, workdir: Path) -> list[Score]:
     saved = workdir / "config.json"
     if saved.exists():
         config_lib.check_same_run(config_lib.read(saved), config, workdir)
+    check_writable(workdir)
     cache, mesh, model = build(config)
+    check_batch(config, mesh)
     network = model.network
     images = len(cache.images[config.data.train])
     steps = total_steps(config, images)
@@ -201,7 +203,9 @@ def train(config: ConfigDict, workdir: Path) -> list[Score]:
     )
 
     stream = input_stream(config, cache, network, mesh, steps)
-    evaluator = Evaluator(model, cache.mean_image, config.eval_batch_size)
+    evaluator = Evaluator(
+        model, cache.mean_image, config.eval_batch_size, aligned=config.data.mean == "aligned"
+    )
     with (
         sole_owner(workdir),
         Checkpoints(workdir / "checkpoints", config.keep_checkpoints) as checkpoints,
@@ -291,17 +295,17 @@ class Run:
                 clock.stepped(state.step)
                 self.report.advance()
 
-                last = step == self.steps
+                last, stop = step == self.steps, bool(stopped_by)
                 if step % self.config.log_every == 0 or last:
                     state = self.log(state, step, clock)
                 error = None
                 if self.config.data.validation and (step % self.eval_every == 0 or last):
                     state, error = self.validate(state, step)
                     clock.restart()
-                if step % self.save_every == 0 or last or stopped_by:
+                if step % self.save_every == 0 or last or stop:
                     self.save(state, step, batches, error)
                     clock.restart()
-                if stopped_by:
+                if stop:
                     self.checkpoints.wait()
                     raise Stopped(stopped_by[0], f"saved at step {step:,}")
         return state

@@ -37,24 +37,32 @@ def centre(mean_image: jax.Array, crop: int) -> jax.Array:
 
 
 def cut(
-    images: jax.Array, mean_image: jax.Array, view: View | tuple[jax.Array, ...], crop: int
+    images: jax.Array,
+    mean_image: jax.Array,
+    view: View | tuple[jax.Array, ...],
+    crop: int,
+    *,
+    aligned: bool = False,
 ) -> jax.Array:
     """One view of every image.
 
     Args:
         images: (N, S, S, 3) uint8.
-        mean_image: (S, S, 3), or (crop, crop, 3) if already cut.
+        mean_image: (S, S, 3).
         view: the same for all images; may be traced.
         crop: side of the view in pixels.
+        aligned: subtract the mean where the crop was, as the paper has it, not its centre.
 
     Returns:
         (N, crop, crop, 3) float32.
     """
     top, left, flip = view
+    if aligned:
+        images = images.astype(jnp.float32) - mean_image
     cropped = jax.lax.dynamic_slice_in_dim(images, top, crop, axis=1)
     cropped = jax.lax.dynamic_slice_in_dim(cropped, left, crop, axis=2)
     cropped = jnp.where(flip, cropped[:, :, ::-1], cropped)
-    return cropped.astype(jnp.float32) - centre(mean_image, crop)
+    return cropped if aligned else cropped.astype(jnp.float32) - centre(mean_image, crop)
 
 
 def training_images(

@@ -26,7 +26,7 @@ def reference() -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        reason = "no torch to compare with: pip install 'alexnet_jax[reference]'"
+        reason = "no torch to compare with: pip install -e '.[reference]'"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)

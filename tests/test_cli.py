@@ -76,7 +76,7 @@ BAD_FIELDS = {
     "model.input_size=200": "data.size=24: images must be at least as large",
     "seed=-1": "seed=-1",
     "preset=paper": "--config=NAME:paper",
-    "data.train=training": "has the splits train, validation, test",
+    "data.train=training": "are train, validation, test",
     "data.test=": "data.test",
     "data.source=folder:/nowhere": "there is no /nowhere/train",
     "data.source=tfds:imagenet2012": "is not prepared under",
@@ -84,6 +84,13 @@ BAD_FIELDS = {
     "mesh.tower=3": "mesh.tower=3: the network has two towers, so the tower axis is 1 or 2",
     "mesh.data=3": "batch_size=8 does not divide over the data axis of the mesh",
     "mesh.data=-1": "mesh.data=-1",
+    "model.conv1.width=0": "the first layer cannot be taken out",
+    "model.conv2.width=-4": "model.conv2.width=-4",
+    "model.conv1.after=dropout": "dropout is none of activation, norm, within_map_norm, pool",
+    "model.fc6.after=norm": "norm is none of activation, dropout",
+    "model.pool_stride=0": "model.conv1: a pool of 3 every 0 pixels",
+    "model.input_size=8": "model.conv5: a pool of 3 every 2 pixels does not fit onto maps of 1",
+    "model.dropout=1.5": "model.dropout=1.5",
     "batch_size=65": "1 to 64, the images",
 }
 
@@ -140,6 +147,12 @@ def test_bad_arguments(flags, capsys, tmp_path, monkeypatch, arguments, words) -
             "def get_config():\n    return ConfigDict({'epochs': 1})",
             "has no field",
         ),
+        (
+            "from alexnet_jax.configs import base\n"
+            "def get_config():\n"
+            "    config = base.get_config()\n    config.optim.learnig_rate = 1.0\n    return config",
+            "unknown field 'optim.learnig_rate'; did you mean 'optim.learning_rate'?",
+        ),
     ],
 )
 def test_a_configuration_file_that_does_not_work(flags, capsys, tmp_path, content, words) -> None:
@@ -186,7 +199,9 @@ def test_more_devices_than_there_are(tiny: Tiny) -> None:
     """Eight here, where jax runs already; else the program makes as many as it is asked for."""
     jax.devices()
     config = config_lib.override(config_lib.load(str(tiny.config)), ["mesh.data=8", "mesh.tower=2"])
-    with pytest.raises(config_lib.ConfigError, match=r"8 x 2 .* needs 16 devices, there are 8"):
+    with pytest.raises(
+        config_lib.ConfigError, match=r"mesh.data=8 .* needs 16 devices, there are 8"
+    ):
         build(config)
 
 

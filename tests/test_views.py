@@ -52,6 +52,17 @@ def test_ten_views(size: int, crop: int) -> None:
         np.testing.assert_array_equal(one, other)
 
 
+def test_ten_views_with_the_mean_of_each_pixel() -> None:
+    """The preset 'paper' at test: the mean is subtracted from the whole image, then it is cut."""
+    images, mean = pictures()[:2], mean_image()
+    centred = images.astype(np.float32) - mean
+    for view in views.test_views(SIZE, CROP):
+        window = centred[:, view.top : view.top + CROP, view.left : view.left + CROP]
+        expected = window[:, :, ::-1] if view.flip else window
+        found = views.cut(images, mean, view, CROP, aligned=True)
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_views_of_2012() -> None:
     """224 of 256: corners at 0 and 32, centre at 16 (convdata_jpeg.py:226-233)."""
     places = {(view.top, view.left) for view in views.test_views(256, 224)}

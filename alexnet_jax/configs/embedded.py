@@ -24,6 +24,8 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.model.input_size = 112
     small.shrink(config.model, conv=1 / 4, fc=1024)
 
-    config.optim.drops = config.optim.bias_drops = (0.7, 0.9)
+    config.optim.drops = (0.7, 0.9)
+    if config.optim.bias_drops:  # the preset `source` never lowers them
+        config.optim.bias_drops = (0.7, 0.9)
     config.log_every = 50
     return config

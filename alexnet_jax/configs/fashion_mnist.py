@@ -19,6 +19,7 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.data.validation = ""
     config.data.test = "test"
     config.data.lighting = "none"  # the images are grey
+    config.data.lighting_divisor = 1.0
 
     config.model.classes = 10
     config.model.input_size = 28
@@ -26,5 +27,7 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.model.conv1.padding = (2, 2)
     small.shrink(config.model, conv=1 / 4, fc=1024)
 
-    config.optim.drops = config.optim.bias_drops = (0.62, 0.87)
+    config.optim.drops = (0.62, 0.87)
+    if config.optim.bias_drops:  # the preset `source` never lowers them
+        config.optim.bias_drops = (0.62, 0.87)
     return config

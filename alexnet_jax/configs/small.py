@@ -25,19 +25,8 @@ def shrink(model: ConfigDict, *, conv: float, fc: int) -> None:
         fan_in_here = layer.kernel**2 * now
         layer.std *= math.sqrt(fan_in / fan_in_here)
         before, now = original.width, layer.width
-    pixels = final_maps(model) ** 2
+    pixels = Network.from_dict(model.to_dict()).final_maps() ** 2
     model.fc6.width = model.fc7.width = fc
     model.fc6.std *= math.sqrt(6 * 6 * before / (pixels * now))
     model.fc7.std *= math.sqrt(full.fc6.width / fc)
     model.fc8_std *= math.sqrt(full.fc7.width / fc)
-
-
-def final_maps(model: ConfigDict) -> int:
-    """The side, in pixels, of the maps that go into fc6."""
-    size = model.input_size
-    for name in [f"conv{i}" for i in range(1, 6)]:
-        layer = model[name]
-        size = (size + sum(layer.padding) - layer.kernel) // layer.stride + 1
-        if "pool" in layer.after.split():
-            size = (size + sum(layer.pool_padding) - model.pool_window) // model.pool_stride + 1
-    return size

@@ -216,7 +216,7 @@ def _prepare_command(name: str, data_dir: str) -> str:
     return (
         f"run `tfds build {base} --file_format=array_record --data_dir={data_dir}`, or set "
         "config.data.dir to where it is prepared (datasets over 1 GB and imagenet2012 need "
-        "TensorFlow to prepare, not to read: `pip install alexnet-jax[prepare]`)"
+        "TensorFlow to prepare, not to read: `pip install -e '.[prepare]'`)"
     )
 
 

@@ -17,12 +17,13 @@ from jax.sharding import Mesh, PartitionSpec
 
 from alexnet_jax.model import layers, towers
 
-STAGES = ("activation", "norm", "within_map_norm", "pool", "dropout")
+AFTER_CONV = ("activation", "norm", "within_map_norm", "pool")
+AFTER_DENSE = ("activation", "dropout")
 
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
-    """A convolutional layer. A width of 0 takes the layer out."""
+    """A convolutional layer. A width of 0 takes the layer out, and what follows it."""
 
     width: int  # kernels, in both towers together
     kernel: int  # pixels
@@ -31,7 +32,7 @@ class Conv:
     communicates: bool = False  # sees the maps of both towers, not of its own alone
     std: float = 0.01  # of the initial weights
     bias: float = 0.0  # initial
-    after: str = "activation"  # what follows the convolution, in order; words of `STAGES`
+    after: str = "activation"  # what follows the convolution, in order; words of `AFTER_CONV`
     pool_padding: tuple[int, int] = (0, 0)
 
 
@@ -93,16 +94,44 @@ class Network:
             raise ValueError(f"model.classes={self.classes}: a classifier needs two classes")
         every: dict[str, Conv | Dense] = {**self.convolutions(), **self.hidden()}
         for name, layer in every.items():
-            unknown = set(layer.after.split()) - set(STAGES)
+            allowed = AFTER_CONV if isinstance(layer, Conv) else AFTER_DENSE
+            unknown = sorted(set(layer.after.split()) - set(allowed))
             if unknown:
                 raise ValueError(
-                    f"model.{name}.after={layer.after!r}: {', '.join(sorted(unknown))} is none of "
-                    f"{', '.join(STAGES)}"
+                    f"model.{name}.after={layer.after!r}: {unknown[0]} is none of "
+                    f"{', '.join(allowed)}"
                 )
-            if layer.width % self.towers:
+            if layer.width < 0 or layer.width % self.towers:
                 raise ValueError(
                     f"model.{name}.width={layer.width} does not divide into {self.towers} towers"
                 )
+        if not self.conv1.width:
+            raise ValueError("model.conv1.width=0: the first layer cannot be taken out")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout={self.dropout}: a share from 0 to less than 1")
+        self.final_maps()
+
+    def final_maps(self) -> int:
+        """The side, in pixels, of the maps that go into fc6: 6 for the network of 2012.
+
+        Raises:
+            ValueError: a layer's window does not fit onto the maps it is given.
+        """
+        size = self.input_size
+        for name, layer in self.convolutions().items():
+            windows = [("kernel", layer.kernel, layer.stride, layer.padding)]
+            if "pool" in layer.after.split():
+                pool = ("pool", self.pool_window, self.pool_stride, layer.pool_padding)
+                windows.append(pool)
+            for what, window, stride, padding in windows:
+                padded = size + sum(padding)
+                if window < 1 or stride < 1 or window > padded:
+                    raise ValueError(
+                        f"model.{name}: a {what} of {window} every {stride} pixels does not fit "
+                        f"onto maps of {size} (padded {padded}); model.input_size={self.input_size}"
+                    )
+                size = (padded - window) // stride + 1
+        return size
 
     def convolutions(self) -> dict[str, Conv]:
         """The convolutional layers that are there, in order."""
@@ -192,10 +221,8 @@ class AlexNet(nn.Module):
                 if stage == "dropout":
                     mask = None if masks is None else masks.get(name)
                     x = layers.dropout(x, mask, net.dropout)
-                elif stage == "activation":
-                    x = layers.ACTIVATIONS[net.activation](x)
                 else:
-                    raise ValueError(f"model.{name}.after={dense.after!r}: no {stage} after {name}")
+                    x = layers.ACTIVATIONS[net.activation](x)
                 seen[f"{name}/{stage}"] = x
 
         fc8 = TowerDense(net.classes, net.fc8_std, net.fc8_bias, mesh, name="fc8")
@@ -325,7 +352,7 @@ def _stage(stage: str, x: jax.Array, net: Network, layer: Conv, towers_here: int
             return layers.within_map_norm(x)
         case "pool":
             return layers.max_pool(x, net.pool_window, net.pool_stride, layer.pool_padding)
-    raise ValueError(f"no {stage} after a convolution: dropout stands after fc6 and fc7")
+    raise ValueError(f"no {stage} after a convolution")
 
 
 def _batch_norm(

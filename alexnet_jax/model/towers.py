@@ -44,8 +44,8 @@ def make_mesh(
     data = data or max(1, len(devices) // tower)
     if data * tower > len(devices):
         raise ValueError(
-            f"mesh {data} x {tower} (data x tower) needs {data * tower} devices, "
-            f"there {'is' if len(devices) == 1 else 'are'} {len(devices)}"
+            f"mesh.data={data} with mesh.tower={tower} needs {data * tower} devices, there "
+            f"{'is' if len(devices) == 1 else 'are'} {len(devices)}; 0 takes what there is"
         )
     grid = np.asarray(devices[: data * tower]).reshape(data, tower)
     return Mesh(grid, ("data", "tower"), axis_types=(AxisType.Auto,) * 2)
