@@ -150,7 +150,8 @@ def test_bad_arguments(flags, capsys, tmp_path, monkeypatch, arguments, words) -
         (
             "from alexnet_jax.configs import base\n"
             "def get_config():\n"
-            "    config = base.get_config()\n    config.optim.learnig_rate = 1.0\n    return config",
+            "    config = base.get_config()\n    config.optim.learnig_rate = 1.0\n"
+            "    return config",
             "unknown field 'optim.learnig_rate'; did you mean 'optim.learning_rate'?",
         ),
     ],
