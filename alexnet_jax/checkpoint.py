@@ -180,6 +180,8 @@ class Checkpoints:
                 if damage:
                     gc.collect()  # what it left half done complains when it goes
             if damage:
+                # Some of it goes at the interpreter's end only, and would complain then.
+                warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
                 say(f"checkpoint {self.directory / str(candidate)} is damaged: {damage}")
                 continue
             if candidate != steps[-1]:

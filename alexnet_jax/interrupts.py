@@ -59,7 +59,7 @@ def check_writable(workdir: Path) -> None:
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise UserError(
             f"--workdir={workdir} cannot be written ({there} is "
-            f"{'read-only' if there.is_dir() else 'no directory'}): give a directory that can"
+            f"{'read-only' if there.is_dir() else 'no directory'}): give another"
         )
 
 

@@ -92,7 +92,7 @@ class Tiny:
         """Trains to the end, without a word on stderr; what was printed."""
         done = self.run(f"--workdir={workdir}", f"--config={self.config}", *arguments, **options)
         assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
+        assert done.stderr == "", done.stderr
         return done.stdout
 
 
