@@ -2,7 +2,9 @@
 
     python -m alexnet_jax.main --workdir=/tmp/alexnet
 
-Needs no download. 6,000 training images of 20 classes.
+Needs no download. 6,000 training images of 20 classes. One to two and a half minutes on two cores;
+1.0% to 1.65% top-1 error in ten views of the test split over five seeds
+(`experiments/results/embedded`).
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,9 @@
 """Fashion-MNIST: 60,000 real images, 28 x 28 pixels of grey, 10 classes.
 
-python -m alexnet_jax.main --workdir=W --config=fashion_mnist
+    python -m alexnet_jax.main --workdir=W --config=fashion_mnist
+
+21 minutes on two cores; 7.77% top-1 error in ten views of the 10,000 test images, by the last
+checkpoint (`experiments/results/fashion_mnist`).
 """
 
 from ml_collections import ConfigDict
