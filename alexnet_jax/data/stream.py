@@ -21,6 +21,8 @@ from alexnet_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
+AHEAD = 2  # batches that wait on the host, and as many on the devices
+
 
 def training_stream(
     cache: Cache,
@@ -152,9 +154,7 @@ def process_share(sharding: Any, batch_size: int) -> tuple[int, int]:
     return start // count, batch_size // count
 
 
-def device_stream(
-    dataset: grain.IterDataset, sharding: Any, *, cpu_buffer: int = 2, device_buffer: int = 2
-) -> grain.IterDataset:
+def device_stream(dataset: grain.IterDataset, sharding: Any) -> grain.IterDataset:
     """Puts batches on the devices ahead of their use, split over them by `sharding`.
 
     Its iterator's state counts the batches consumed, not those read ahead, so resume is exact.
@@ -163,8 +163,6 @@ def device_stream(
     Args:
         dataset: a `training_stream`.
         sharding: a jax Sharding of the batch axis alone, such as NamedSharding(mesh, P('data')).
-        cpu_buffer: batches that wait on the host.
-        device_buffer: batches that wait on the devices.
 
     Returns:
         A grain dataset of dicts of global jax arrays.
@@ -173,7 +171,7 @@ def device_stream(
 
     if jax.process_count() == 1:
         return grain.experimental.device_put(
-            dataset, sharding, cpu_buffer_size=cpu_buffer, device_buffer_size=device_buffer
+            dataset, sharding, cpu_buffer_size=AHEAD, device_buffer_size=AHEAD
         )
 
     # grain's device_put expects the whole global batch in every process; here each has its rows.
@@ -184,8 +182,8 @@ def device_stream(
         }
 
     prefetch = grain.experimental.ThreadPrefetchIterDataset
-    dataset = prefetch(dataset, prefetch_buffer_size=cpu_buffer).map(assemble)
-    return prefetch(dataset, prefetch_buffer_size=device_buffer)
+    dataset = prefetch(dataset, prefetch_buffer_size=AHEAD).map(assemble)
+    return prefetch(dataset, prefetch_buffer_size=AHEAD)
 
 
 def evaluation_batches(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Iterator[Batch]:
