@@ -109,6 +109,10 @@ def run(fields: list[str]) -> None:
         default = "imagenet" if FLAGS.mode == "describe" else "embedded"
         config = config_lib.load(FLAGS.config or default)
     config = config_lib.override(config, fields)
+    if FLAGS.mode == "evaluate" and saved and config.model != config_lib.read(saved).model:
+        raise config_lib.ConfigError(
+            f"{workdir} holds checkpoints of its own network: leave out --config.model. to test it"
+        )
     config_lib.check(config)
     start_devices(config)
 

@@ -236,6 +236,15 @@ def test_evaluate_where_there_is_no_run(flags, capsys, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_evaluate_takes_no_other_network(flags, capsys, tiny: Tiny, tmp_path: Path) -> None:
+    """Whose checkpoints would otherwise be called damaged."""
+    config_lib.save(config_lib.load(str(tiny.config)), tmp_path / "config.json")
+    other = "--config.model.fc6.width=32"
+    code, line = refusal(capsys, f"--workdir={tmp_path}", "--mode=evaluate", other)
+    assert code == 2
+    assert f"{tmp_path} holds checkpoints of its own network" in line
+
+
 # --- real processes -------------------------------------------------------------------------------
 
 
