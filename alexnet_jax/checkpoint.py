@@ -7,6 +7,7 @@ notice, and the run goes back to the checkpoint before.
 """
 
 import contextlib
+import functools
 import gc
 import json
 import logging
@@ -170,6 +171,7 @@ class Checkpoints:
             abstract,
             towers.shardings(abstract, mesh),
         )
+        _ignore_stragglers()
         for candidate in reversed(steps):
             with _no_noise():
                 try:
@@ -240,6 +242,30 @@ class _LatestAndBest:
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = {*sorted(steps)[-self._checkpoints.keep :], self._checkpoints.best()}
         return [step in kept for step in steps]
+
+
+@functools.cache
+def _ignore_stragglers() -> None:
+    """Keeps late tracebacks of reads that orbax gave up from the user, and no others.
+
+    At the first damaged array orbax closes its event loop; the reads still under way then report to
+    a loop that is closed, from threads of tensorstore, until the end of the process.
+    """
+    show, show_unraisable = sys.excepthook, sys.unraisablehook
+
+    def late(error: BaseException | None) -> bool:
+        return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+
+    def excepthook(kind: Any, error: BaseException, trace: Any) -> None:
+        if not late(error):
+            show(kind, error, trace)
+
+    def unraisablehook(unraisable: Any) -> None:
+        if not late(unraisable.exc_value):
+            show_unraisable(unraisable)
+
+    sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # tasks that nobody asked again
 
 
 @contextlib.contextmanager
