@@ -28,7 +28,8 @@ def build(config: ConfigDict) -> Parts:
     """
     config_lib.check(config)
     mesh = _mesh(config)
-    cache = ensure_cache(config.data.source, config.data.size, config.data.dir, config.data.holdout)
+    data = config.data
+    cache = ensure_cache(data.source, data.size, data.dir, data.holdout, data.cache)
     for use in ("train", "validation", "test"):
         split = config.data[use]
         if split and not len(cache.images.get(split, ())):

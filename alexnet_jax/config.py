@@ -26,7 +26,7 @@ NOT_CONFIGS = {"__init__", "presets", "small"}
 # network, other data or another update rule, which a checkpoint does not fit.
 FREE = (
     "epochs", "mesh.", "eval_batch_size", "log_every", "eval_every", "checkpoint_every",
-    "keep_checkpoints", "data.dir", "data.validation",
+    "keep_checkpoints", "data.dir", "data.cache", "data.validation",
 )  # fmt: skip
 
 CHOICES = {

@@ -39,12 +39,15 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = "tfds:imagenet2012"  # or embedded, fashion_mnist, idx:DIR, folder:DIR
     config.data.dir = config_dict.placeholder(str)  # None: TFDS's own
+    # A cache that `alexnet_jax.prepare` made, of any source. None: the source's own under data.dir,
+    # made if need be; 'none': without one, every image is decoded in every epoch.
+    config.data.cache = config_dict.placeholder(str)
     config.data.size = 256  # the fixed resolution (section 2)
     config.data.train = "train"
     config.data.validation = "validation"  # looked at during training; '' for none
     config.data.test = "validation"  # looked at once, at the end: the labels of ImageNet's test
     # split are not public, so the paper's own Table 2 is on the validation split.
-    config.data.holdout = 0  # training images set aside as the split 'validation'
+    config.data.holdout = 0.0  # training images set aside as the split 'validation'; < 1: a share
     config.data.flip = True  # section 4.1, the first form of augmentation
     config.data.last_offset = True  # 33 x 33 crops (convdata_jpeg.py:239); False: the printed 32
     config.data.mean = "centre"  # centre crop of the mean image (convdata_jpeg.py:95), or 'aligned'

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import grain
 import numpy as np
 
-from alexnet_jax.data import augment
+from alexnet_jax.data import augment, preparation
 from alexnet_jax.data.cache import Cache
 from alexnet_jax.errors import UserError
 
@@ -39,7 +39,7 @@ def training_stream(
     process_index: int = 0,
     process_count: int = 1,
     split: str = "train",
-    threads: int = 1,
+    threads: int | None = None,
 ) -> grain.IterDataset:
     """An endless stream of augmented batches.
 
@@ -62,7 +62,8 @@ def training_stream(
         process_index: which of the equal blocks of rows to cut, see `process_share`.
         process_count: how many such blocks the batch has.
         split: which split to train on.
-        threads: threads that prepare batches; the stream is the same for any number.
+        threads: threads that prepare batches; the stream is the same for any number. None: one for
+            arrays, more would only get in each other's way; all cores where images are decoded.
 
     Returns:
         A grain dataset of dicts: image uint8 (b, crop, crop, 3); label int32 (b,); with
@@ -102,6 +103,8 @@ def training_stream(
             batch["offset"] = draws.offsets
         return batch
 
+    if threads is None:
+        threads = 1 if isinstance(images, np.ndarray) else preparation.cores()
     # `batch` comes after `repeat`, so no epoch ends in a short batch and no example is dropped.
     order = grain.MapDataset.range(len(images)).seed(seed).shuffle().repeat()
     batches = order.batch(batch_size).map_with_index(load)

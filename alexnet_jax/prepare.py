@@ -1,0 +1,150 @@
+"""Makes a dataset ready for training: `python -m alexnet_jax.prepare --source=... --out=DIR`.
+
+Every image is decoded and brought to 256x256 once (paper section 2), with the mean image and the
+RGB components of the training split. `--config.data.cache=DIR` then trains from it. Small datasets
+need no such command: `main` prepares them by itself.
+"""
+
+import csv
+import os
+import signal
+import sys
+import time
+from typing import NoReturn
+
+from absl import app, flags
+
+from alexnet_jax.data import preparation, sources
+from alexnet_jax.data.cache import Cache, open_cache, partial_path
+from alexnet_jax.data.cache import verify as verify_cache
+from alexnet_jax.errors import UserError
+from alexnet_jax.interrupts import Stopped
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines the flags; not at import, so that others may import this module."""
+    flags.DEFINE_string(
+        "source",
+        None,
+        "tfds:NAME (a prepared TFDS dataset), ilsvrc:DIR (with ILSVRC2012_img_train.tar and "
+        "ILSVRC2012_img_val.tar), folder:PATH (PATH/{train,val,test}/CLASS/*.jpg, or PATH/CLASS/), "
+        "or any data.source of a configuration. Without it, the cache in --out is verified.",
+    )
+    flags.DEFINE_string("out", None, "The cache's directory; made if it is not there.")
+    flags.DEFINE_integer("size", 256, "Side of the prepared images in pixels.", lower_bound=1)
+    flags.DEFINE_float(
+        "holdout", 0, "Training images set aside as 'validation': a number, or a share below 1."
+    )
+    flags.DEFINE_enum(
+        "on_bad_image",
+        "fail",
+        ("fail", "skip"),
+        "An image that cannot be used: stop there, or leave it out and list it in skipped.csv.",
+    )
+    flags.DEFINE_integer("workers", None, "Threads; all cores by default.", lower_bound=1)
+    flags.DEFINE_string("data_dir", None, "Where TFDS keeps its datasets; its own default if not.")
+
+
+def parse_flags(argv: list[str]) -> None:
+    """Parses the flags; what is wrong with them is one line."""
+    define_flags()
+    try:
+        extra = FLAGS(argv)[1:]
+    except flags.Error as error:
+        _refuse(str(error), code=2)
+    if extra:
+        _refuse(f"unexpected argument {extra[0]!r}; see --help", code=2)
+    if not FLAGS.out:
+        _refuse("--out is missing: the directory of the cache, such as --out=/data/pets-256", 2)
+
+
+def _refuse(message: str, code: int = 1) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    del frame
+    raise Stopped(number, "what was prepared is kept")
+
+
+def main(_: None) -> None:
+    """Prepares, or verifies what is prepared; errors that the user can mend are one line."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        if FLAGS.source:
+            prepare()
+        else:
+            verify()
+    except UserError as error:
+        _refuse(str(error))
+    except Stopped as stop:
+        print(f"{stop}; give the same command again to go on", flush=True)
+        sys.exit(128 + stop.signal_number)
+
+
+def prepare() -> None:
+    """Makes the cache, or goes on with it, and says what came out."""
+    if os.path.isdir(FLAGS.out) and os.listdir(FLAGS.out):
+        cache = open_cache(FLAGS.out)
+        if (cache.name, cache.size) != (FLAGS.source, FLAGS.size):
+            raise UserError(
+                f"--out={FLAGS.out} is the cache of {cache.name} at {cache.size} pixels: choose "
+                "another place"
+            )
+        print(f"{FLAGS.out} is complete already; without --source it is verified")
+        report(cache)
+        return
+    source = sources.open_source(FLAGS.source, FLAGS.data_dir)
+    preparation.plan_splits(source, FLAGS.size, FLAGS.holdout)
+    splits = ", ".join(f"{name} {len(split):,}" for name, split in source.splits.items())
+    print(f"{source.name}: {len(source.class_names):,} classes; {splits}")
+    going_on = "; goes on where it was" if os.path.isdir(partial_path(FLAGS.out)) else ""
+    print(f"{preparation.estimate(source, FLAGS.size)}{going_on}", flush=True)
+    start = time.perf_counter()
+    cache = preparation.make_cache(
+        source, FLAGS.size, FLAGS.out, FLAGS.holdout, FLAGS.workers, FLAGS.on_bad_image
+    )
+    print(f"done in {time.perf_counter() - start:,.0f} s")
+    report(cache)
+
+
+def report(cache: Cache) -> None:
+    """What is in the cache, and what to do with it."""
+    print(f"\n{cache.path}, fingerprint {cache.fingerprint}")
+    for split, images in cache.images.items():
+        print(f"  {split:<11}{len(images):>10,} images of {cache.size}x{cache.size}")
+    skipped_file = os.path.join(cache.path, "skipped.csv")
+    with open(skipped_file, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        skipped = list(csv.reader(file))[1:]
+    if skipped:
+        print(f"  {'left out':<11}{len(skipped):>10,} images, with the reasons in {skipped_file}:")
+        for split, name, reason in skipped[:5]:
+            print(f"    {split} {name}: {reason}")
+        print("    ..." * (len(skipped) > 5), end="\n" * (len(skipped) > 5))
+    deviations = ", ".join(f"{value**0.5:.2f}" for value in cache.eigenvalues[::-1])
+    print(f"  standard deviations of the colours along their components: {deviations} grey levels")
+    print(
+        f"\nNext:\n\n    python -m alexnet_jax.main --workdir=W --config=imagenet "
+        f"--config.data.cache={cache.path}"
+        + f" --config.data.size={cache.size}" * (cache.size != 256)
+        + f" --config.model.classes={len(cache.class_names)}" * (len(cache.class_names) != 1000)
+        + " --config.data.validation=" * ("validation" not in cache.images)
+        + f" --config.data.test={'test' if 'test' in cache.images else 'train'}"
+        * ("validation" not in cache.images)
+    )
+
+
+def verify() -> None:
+    """Reads the cache in --out and compares it with its checksums."""
+    cache = open_cache(FLAGS.out)
+    verify_cache(cache)
+    total = sum(len(images) for images in cache.images.values())
+    print(f"{FLAGS.out}: all {total:,} images are as they were written ({cache.fingerprint})")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

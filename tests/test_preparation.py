@@ -1,0 +1,358 @@
+"""Preparation: its statistics against float64, its files whatever happens on the way."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import data_fixtures as fixtures
+import numpy as np
+import pytest
+
+from alexnet_jax.data import cache as caches
+from alexnet_jax.data import images, preparation, sources, undecoded
+from alexnet_jax.data.records import Record, Source
+from alexnet_jax.data.statistics import Sums
+from alexnet_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+class Photos:
+    """A split of photographs of changing sizes."""
+
+    def __init__(self, count: int, seed: int = 0, classes: int = 3):
+        self.count, self.seed, self.classes = count, seed, classes
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        image = fixtures.photo(self.seed + index, 20 + index % 7, 20 + index % 5)
+        return Record(f"photo {index}", index % self.classes, image)
+
+
+def photos(train: int = 150, test: int = 5) -> Source:
+    splits = {"train": Photos(train), "test": Photos(test, seed=500)}
+    return Source("photos", ("a", "b", "c"), splits, f"{train} {test}")
+
+
+def assert_same_files(first: pathlib.Path, second: pathlib.Path) -> None:
+    files = sorted(path.name for path in first.iterdir())
+    assert files == sorted(path.name for path in second.iterdir())
+    for name in files:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+# --- what is in the files -------------------------------------------------------------------------
+
+
+def test_contents_and_statistics_against_float64(tmp_path):
+    source = photos()
+    cache = preparation.make_cache(source, 16, str(tmp_path / "c"))
+    train = np.stack([images.fit(source.splits["train"][i].content, 16) for i in range(150)])
+    np.testing.assert_array_equal(cache.images["train"], train)
+    np.testing.assert_array_equal(cache.labels["train"], np.arange(150) % 3)
+    assert cache.labels["test"].dtype == np.int32 and len(cache.images["test"]) == 5
+    mean = train.astype(np.float64).mean(axis=0)
+    np.testing.assert_array_equal(cache.mean_image, mean.astype(np.float32))
+    covariance = np.cov(train.reshape(-1, 3).T.astype(np.float64), bias=True)
+    np.testing.assert_allclose(cache.eigenvalues, np.linalg.eigvalsh(covariance), rtol=1e-11)
+    assert np.all(np.diff(cache.eigenvalues) > 0)
+    np.testing.assert_allclose(
+        covariance @ cache.eigenvectors, cache.eigenvectors * cache.eigenvalues, atol=1e-8
+    )
+    np.testing.assert_allclose(cache.eigenvectors.T @ cache.eigenvectors, np.eye(3), atol=1e-13)
+    names = [(label, name) for label, _, name in cache.rows("train")]
+    assert names == [(i % 3, f"photo {i}") for i in range(150)]
+
+
+def test_sums_are_exact():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (300, 9, 9, 3), dtype=np.uint8)
+    pixels[:100] = 255
+    sums = Sums.of(pixels)
+    wide = pixels.astype(np.int64)
+    np.testing.assert_array_equal(sums.image, wide.sum(axis=0))
+    flat = wide.reshape(-1, 3)
+    np.testing.assert_array_equal(sums.products, flat.T @ flat)
+    most = Sums.of(np.broadcast_to(np.uint8(255), (70_000, 1, 1, 3)))  # beyond 2^24 / 255
+    assert (most.image == 70_000 * 255).all() and (most.products == 70_000 * 255**2).all()
+    large = Sums.of(np.full((1, 256, 256, 3), 255, np.uint8))
+    assert (large.products == 256 * 256 * 255**2).all()
+
+
+def test_statistics_are_exact_at_imagenets_size():
+    """Half of 1,281,167 x 256 x 256 pixels red, half green: the covariance is known."""
+    count, pixels = 1_281_168, 256 * 256
+    half = count * pixels // 2
+    products = np.diag([half * 255**2, half * 255**2, 0]).astype(np.int64)
+    image = np.zeros((256, 256, 3), np.int64)
+    image[..., :2] = count // 2 * 255
+    values, vectors = Sums(count, image, products).principal_components()
+    np.testing.assert_allclose(values, [0, 0, 2 * 127.5**2], rtol=1e-14, atol=1e-10)
+    np.testing.assert_allclose(np.abs(vectors[:, 2]), [0.5**0.5, 0.5**0.5, 0], atol=1e-14)
+
+
+def test_files_do_not_depend_on_the_number_of_workers(tmp_path):
+    for workers in (1, 3):
+        preparation.make_cache(photos(), 16, str(tmp_path / str(workers)), workers=workers)
+    assert_same_files(tmp_path / "1", tmp_path / "3")
+
+
+@pytest.mark.parametrize("holdout", [40, 4 / 15])
+def test_holdout(tmp_path, holdout):
+    whole = preparation.make_cache(photos(), 16, str(tmp_path / "whole"))
+    cache = preparation.make_cache(photos(), 16, str(tmp_path / "holdout"), holdout=holdout)
+    train, held = cache.images["train"], cache.images["validation"]
+    assert (len(train), len(held)) == (110, 40)
+    together = {image.tobytes() for image in train} | {image.tobytes() for image in held}
+    assert together == {image.tobytes() for image in whole.images["train"]} and len(together) == 150
+    mean = np.asarray(train, np.float64).mean(axis=0)  # the held-out images count in no statistic
+    np.testing.assert_array_equal(cache.mean_image, mean.astype(np.float32))
+    again = preparation.make_cache(photos(), 16, str(tmp_path / "again"), holdout=holdout)
+    assert again.fingerprint == cache.fingerprint != whole.fingerprint
+
+
+def test_names_of_any_kind_come_back(tmp_path):
+    names = ['a "b", c.jpg', "new\nline.jpg", "bytes \udcff.jpg", "grün.jpg", ""]
+
+    class Named(Photos):
+        def __getitem__(self, index):
+            return super().__getitem__(index)._replace(name=names[index])
+
+    source = Source("s", ("a", "b", "c"), {"train": Named(5)}, "")
+    cache = preparation.make_cache(source, 16, str(tmp_path / "c"))
+    assert [name for _, _, name in cache.rows("train")] == names
+
+
+# --- broken off, and gone on ----------------------------------------------------------------------
+
+# A preparation in a process of its own, that can be killed; it records its place after each chunk.
+SLOW = """
+import sys, time
+from alexnet_jax.data import images, preparation, sources
+preparation.RECORD_SECONDS, preparation.CHUNK = 0.0, 4
+load = images.load
+images.load = lambda content, size: (time.sleep(float(sys.argv[3])), load(content, size))[1]
+preparation.make_cache(sources.open_source(sys.argv[1]), 16, sys.argv[2], holdout=20, workers=2)
+"""
+
+
+def start_slow(source: str, out: pathlib.Path, seconds: float = 0.004) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOW, source, str(out), str(seconds)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory) -> pathlib.Path:
+    """A folder of 300 + 12 images, and beside it the cache that an unbroken preparation makes."""
+    root = tmp_path_factory.mktemp("pets")
+    fixtures.write_folder(root / "pets", {"train": 100, "test": 4}, ("cat", "dog", "emu"))
+    source = sources.open_source(f"folder:{root}/pets")
+    preparation.make_cache(source, 16, str(root / "unbroken"), holdout=20, workers=1)
+    return root
+
+
+def test_killed_again_and_again_it_ends_with_the_same_files(pets, tmp_path):
+    out, partial = tmp_path / "c", tmp_path / "c.partial"
+    lengths = [0]
+    for _ in range(30):
+        process = start_slow(f"folder:{pets}/pets", out)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            rows = partial / "train.csv"
+            if rows.exists() and rows.stat().st_size > lengths[-1] + 1200:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.001)
+        _, errors = process.communicate(timeout=60)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL and not out.exists(), errors
+        lengths.append((partial / "train.csv").stat().st_size)
+    assert len(lengths) > 3  # each start went further than the one before
+    assert_same_files(out, pets / "unbroken")
+
+
+def test_a_record_that_the_files_contradict_is_not_believed(pets, tmp_path):
+    out, partial = tmp_path / "c", tmp_path / "c.partial"
+    process = start_slow(f"folder:{pets}/pets", out)
+    while not (partial / "progress.npz").exists():
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    images_file = partial / "train.images.npy"
+    images_file.write_bytes(images_file.read_bytes()[:100])
+    source = sources.open_source(f"folder:{pets}/pets")
+    preparation.make_cache(source, 16, str(out), holdout=20)
+    assert_same_files(out, pets / "unbroken")
+
+
+def test_another_preparation_in_the_same_place_is_refused(pets, tmp_path):
+    process = start_slow(f"folder:{pets}/pets", tmp_path / "c")
+    while not (tmp_path / "c.partial" / "progress.npz").exists():
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    with pytest.raises(UserError, match=r"c\.partial is part of another.*other size.*delete it"):
+        preparation.make_cache(sources.open_source(f"folder:{pets}/pets"), 20, str(tmp_path / "c"))
+    with pytest.raises(UserError, match="other source, holdout, images"):
+        preparation.make_cache(photos(), 16, str(tmp_path / "c"))
+    with pytest.raises(UserError, match=r"is no cache .*c\.partial is one that is not complete"):
+        caches.open_cache(str(tmp_path / "c"))
+
+
+def test_a_full_disk_costs_nothing_that_was_done(pets, tmp_path):
+    limited = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));" + SLOW
+    )
+    arguments = [f"folder:{pets}/pets", str(tmp_path / "c"), "0"]
+    done = subprocess.run(
+        [sys.executable, "-c", limited, *arguments], capture_output=True, text=True, cwd=ROOT
+    )
+    assert "UserError: cannot go on with" in done.stderr, done.stderr
+    assert "what was done is kept" in done.stderr
+    assert 80_000 < (tmp_path / "c.partial" / "train.images.npy").stat().st_size <= 100_000
+    read = []
+
+    class Counted:
+        def __init__(self, split):
+            self.split = split
+
+        def __len__(self):
+            return len(self.split)
+
+        def __getitem__(self, index):
+            read.append(index)
+            return self.split[index]
+
+    source = sources.open_source(f"folder:{pets}/pets")
+    splits = {name: Counted(split) for name, split in source.splits.items()}
+    source = Source(source.name, source.class_names, splits, source.identity)
+    preparation.make_cache(source, 16, str(tmp_path / "c"), holdout=20)
+    assert_same_files(tmp_path / "c", pets / "unbroken")
+    assert len(read) < 312 - 80_000 // (16 * 16 * 3)
+
+
+def test_two_processes_at_once_make_it_once(pets, tmp_path):
+    runs = [start_slow(f"folder:{pets}/pets", tmp_path / "c", 0.001) for _ in range(2)]
+    answers = [run.communicate(timeout=60) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], answers
+    assert answers == [("", ""), ("", "")]  # no progress bar off a terminal
+    assert_same_files(tmp_path / "c", pets / "unbroken")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".c.lock", "c"]
+
+
+# --- what cannot be used --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "size", "holdout", "message"),
+    [
+        (Source("s", ("a",), {"train": Photos(4)}, ""), 16, 0, "1 class.*at least two"),
+        (Source("s", ("a", "b"), {"test": Photos(4)}, ""), 16, 0, "no training images"),
+        (Source("s", ("a", "b"), {"train": Photos(0)}, ""), 16, 0, "no training images"),
+        (Source("s", ("a", "b"), {"train": Photos(4)}, ""), 16, 0, "photo 2 has the label 2, but"),
+        (photos(4), 10**6, 0, r"needs 27000\.0 GB in .*free: choose a larger disk"),
+        (photos(4), 0, 0, "size 0"),
+        (photos(4), 16, 4, "holdout=4: expected 1 to 3"),
+        (photos(4), 16, -1, "holdout=-1"),
+        (photos(4), 16, 0.01, "holdout=0.01"),
+        (photos(4), 16, 1.5, "holdout=1.5"),
+    ],
+)
+def test_what_cannot_be_made(tmp_path, source, size, holdout, message):
+    with pytest.raises(UserError, match=message):
+        preparation.make_cache(source, size, str(tmp_path / "c"), holdout)
+    assert not (tmp_path / "c").exists()
+
+
+def test_holdout_beside_a_validation_split(tmp_path):
+    splits = {"train": Photos(9), "validation": Photos(3)}
+    source = Source("s", ("a", "b", "c"), splits, "")
+    with pytest.raises(UserError, match="validation split of its own"):
+        preparation.make_cache(source, 16, str(tmp_path / "c"), holdout=3)
+
+
+@pytest.fixture
+def spoilt(tmp_path) -> Source:
+    """80 + 80 training images, two of them spoilt, and 3 + 3 to test with, one of them spoilt."""
+    fixtures.write_folder(tmp_path / "pets", {"train": 80, "test": 3}, ("cat", "dog"))
+    (tmp_path / "pets" / "train" / "dog" / "17.png").write_bytes(b"\x89PNG but no more")
+    (tmp_path / "pets" / "train" / "dog" / "21.png").write_bytes(b"")
+    (tmp_path / "pets" / "test" / "cat" / "1.png").write_text("a poem")
+    return sources.open_source(f"folder:{tmp_path}/pets")
+
+
+def test_a_bad_image_stops_the_preparation_or_is_left_out(tmp_path, spoilt):
+    out = str(tmp_path / "c")
+    with pytest.raises(UserError, match=r"train/dog/17\.png of the split train .*mend or remove"):
+        preparation.make_cache(spoilt, 16, out)
+    assert not (tmp_path / "c").exists()
+    cache = preparation.make_cache(spoilt, 16, out, on_bad_image="skip")
+    assert (len(cache.images["train"]), len(cache.images["test"])) == (158, 5)
+    meta = json.loads((tmp_path / "c" / "meta.json").read_text())
+    assert meta["skipped"] == {"train": 2, "test": 1}
+    listed = (tmp_path / "c" / "skipped.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in listed[1:]] == [
+        ["train", "train/dog/17.png"], ["train", "train/dog/21.png"], ["test", "test/cat/1.png"],
+    ]  # fmt: skip
+    names = [name for _, _, name in cache.rows("train")]
+    assert "train/dog/17.png" not in names and "train/dog/18.png" in names
+    good = [spoilt.splits["train"][i] for i in range(160) if i not in (89, 94)]  # by name: dog/17, dog/21
+    assert len(names) == len(good)
+    for row, record in enumerate(good):
+        assert names[row] == record.name
+        np.testing.assert_array_equal(cache.images["train"][row], images.load(record.content, 16))
+        assert cache.labels["train"][row] == record.label
+    caches.verify(cache)
+    preparation.make_cache(spoilt, 16, str(tmp_path / "at once"), on_bad_image="skip")
+    assert_same_files(tmp_path / "c", tmp_path / "at once")
+
+
+def test_nothing_but_bad_images(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / "train" / name).mkdir(parents=True)
+        (tmp_path / "pets" / "train" / name / "1.jpg").write_text("a poem")
+    with pytest.raises(UserError, match="none of the training images can be used"):
+        preparation.make_cache(
+            sources.open_source(f"folder:{tmp_path}/pets"), 16, str(tmp_path / "c"),
+            on_bad_image="skip",
+        )  # fmt: skip
+
+
+# --- without a cache ------------------------------------------------------------------------------
+
+
+def test_undecoded_gives_the_pixels_of_the_cache(pets):
+    cache = caches.open_cache(str(pets / "unbroken"))
+    source = sources.open_source(f"folder:{pets}/pets")
+    direct = undecoded.open_undecoded(source, 16, holdout=20)
+    for split in ("train", "validation", "test"):
+        assert direct.images[split].shape == cache.images[split].shape
+        np.testing.assert_array_equal(direct.images[split][:], cache.images[split])
+        np.testing.assert_array_equal(direct.labels[split][:], cache.labels[split])
+        rows = np.array([3, 1])
+        np.testing.assert_array_equal(direct.labels[split][rows], cache.labels[split][rows])
+        window = (2, slice(3, 9), slice(4, None))
+        np.testing.assert_array_equal(direct.images[split][window], cache.images[split][window])
+        assert direct.images[split][2:2].shape == (0, 16, 16, 3)
+    np.testing.assert_array_equal(direct.mean_image, cache.mean_image)  # fewer than the sample
+    np.testing.assert_array_equal(direct.eigenvalues, cache.eigenvalues)
+    again = undecoded.open_undecoded(source, 16, holdout=20)
+    assert again.fingerprint == direct.fingerprint
+    assert undecoded.open_undecoded(source, 20, holdout=20).fingerprint != direct.fingerprint
+
+
+def test_undecoded_names_a_bad_image(spoilt):
+    with pytest.raises(UserError, match=r"dog/(17|21)\.png cannot be used"):
+        undecoded.open_undecoded(spoilt, 16)
