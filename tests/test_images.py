@@ -89,7 +89,7 @@ def test_lossless_formats_keep_every_pixel(form):
 
 @pytest.mark.parametrize("form", ["JPEG", "MPO", "WEBP", "AVIF"])
 def test_lossy_formats_keep_the_colours(form):
-    if form not in (*images.FORMATS, "MPO"):
+    if form not in Image.SAVE:
         pytest.skip(f"Pillow without {form}")
     assert np.abs(images.decode(encode(PHOTO, form, quality=95)).astype(int) - PHOTO).mean() < 4
 
@@ -207,6 +207,7 @@ TEXT_BOMB = PNG[:33] + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**21))) + 
         (PNG[:60] + b"\xff" + PNG[61:], "damaged .*broken PNG file|damaged .*broken data stream"),
         (png(50_000, 50_000, 8, 2, b""), "more than 89478485 pixels.*bomb"),
         (png(10_000, 10_000, 8, 2, b""), "more than 89478485 pixels.*bomb"),
+        (JPEG[:-2] + 150 * b"\xff\xda\0\x02" + JPEG[-2:], "a JPEG file of 151 scans.*bomb"),
         (TEXT_BOMB, "damaged .*Decompressed data too large"),
         (encode(np.zeros((3, 3), np.float32), "TIFF"), "floating-point"),
         (encode(np.full((3, 3), 70_000, np.int32), "TIFF"), "from 70000 to 70000, expected 0 to 6"),
@@ -349,7 +350,7 @@ def specimens() -> list[bytes]:
     files = [
         encode(PHOTO, form, mode, **options)
         for form, mode, options in makings
-        if form in (*images.FORMATS, "MPO")
+        if form in Image.SAVE
     ]
     return [*files, encode(deep, "PNG"), encode(deep, "TIFF")]
 
