@@ -60,10 +60,10 @@ SIZE = 256  # of the cached images
 HEIGHT, WIDTH = 375, 500  # of the JPEG files, as most of ImageNet's
 MOST_BYTES = 120_000  # of a JPEG file; at the next lower quality it has some 15% less
 NOISE = (7.0, 13.0)  # standard deviations in grey levels; leaves alone would take 80 kB at most
+IMAGENET = 1_281_167  # training images of 2012
 CLASSES = 2  # a dataset needs two
 CHUNK = 16  # images that a thread decodes at a time
 SEED = 2012
-WARM_UP = 8  # batches that are read before the clock starts: read-ahead is then at its usual state
 NAMED = ("numpy", "grain", "opencv-python-headless", "Pillow", "torch")  # above the table
 WORKERS = 2
 WORKERS_LONGER = 2.0  # rounds with workers last so many times as long: starting them is in the time
@@ -315,27 +315,30 @@ def stream_variants(material: Material) -> list[Variant]:
     """This package."""
     group, threads = "this package's stream", material.threads
 
-    def streaming(cache: Cache, **options: Any) -> Callable[[int], Reading]:
-        dataset = stream.training_stream(
+    def streaming(cache: Cache, **options: Any) -> grain.IterDataset:
+        return stream.training_stream(
             cache, batch_size=material.batch_size, crop=material.crop, seed=SEED, **options
         )
-        return reading_batches(dataset, material)
 
     cached = [
         Variant(
             f"stream_{where}",
             group,
             f"from the cache, lighting on the {where}",
-            streaming(material.cache, lighting_on=where),
+            reading_batches(streaming(material.cache, lighting_on=where), material),
             material.batch_size,
         )
         for where in ("host", "device")
     ]
-    name = f"from the JPEG files, no cache, {threads} threads"
-    # All threads start together: whole turns of them, or the last of some would be paid and not had
-    step = material.batch_size * threads
-    run = streaming(material.decoding, threads=threads)
-    return [*cached, Variant("stream_undecoded", group, name, run, step)]
+    undecoded_ = Variant(
+        "stream_undecoded",
+        group,
+        f"from the JPEG files, no cache, {threads} threads",
+        # Each thread makes a whole batch. They start together, so they are counted in whole turns.
+        reading_batches(streaming(material.decoding, threads=threads), material, 2 * threads),
+        material.batch_size * threads,
+    )
+    return [*cached, undecoded_]
 
 
 def grain_variants(material: Material) -> list[Variant]:
@@ -366,15 +369,17 @@ def grain_variants(material: Material) -> list[Variant]:
     ]
 
 
-def reading_batches(dataset: grain.IterDataset, material: Material) -> Callable[[int], Reading]:
+def reading_batches(
+    dataset: grain.IterDataset, material: Material, warm_up: int = 8
+) -> Callable[[int], Reading]:
     """A `Variant.run` that takes batches from grain.
 
-    The clock starts in the midst of it and stops in the midst of it, with as much read ahead.
+    The clock starts after `warm_up` batches: as much is read ahead then as when it stops.
     """
 
     def run(count: int) -> Reading:
         iterator = iter(dataset)
-        for _ in range(WARM_UP):
+        for _ in range(warm_up):
             expect(next(iterator)["image"], material)
         stopwatch = Stopwatch()
         for _ in range(count // material.batch_size):
@@ -445,7 +450,14 @@ def limits(material: Material) -> list[Variant]:
         run = timing.repeat(lambda number: work(contents[number % len(contents)]))
         return Variant(key, group, name, run, CHUNK)
 
+    def order(key: str, total: int, name: str) -> Variant:
+        indices = grain.MapDataset.range(total).seed(SEED).shuffle().repeat()
+        run = timing.repeat(lambda number: indices[number])
+        return Variant(key, group, f"shuffling {name}, grain", run, CHUNK)
+
     return [
+        order("shuffle", len(contents), f"{len(contents):,} images"),
+        order("shuffle_imagenet", IMAGENET, f"{IMAGENET:,} images"),
         Variant("copy", group, "memory copy of as many bytes", copy, material.batch_size),
         variant("decode_opencv", "decoding a JPEG, OpenCV", decoded),
         variant("decode_pillow", "decoding a JPEG, Pillow", decoded_by_pillow),
@@ -659,6 +671,21 @@ def targets(found: dict[str, float]) -> list[dict[str, Any]]:
     return goals
 
 
+def comparisons(found: dict[str, float]) -> list[str]:
+    """What the table says of the others, per CPU second; no targets."""
+    others = {
+        "grain": "the best of grain's rows",
+        "torch_cached": "the best of the DataLoader's over the cache",
+        "torch_jpeg": "the best of the DataLoader's over JPEG files",
+    }
+    return [
+        f"- Per CPU second, {found[f'host_to_best_{key}']:.1f} times {name} with lighting on the "
+        f"host, {found[f'device_to_best_{key}']:.1f} times with lighting on the device."
+        for key, name in others.items()
+        if f"host_to_best_{key}" in found
+    ]
+
+
 def report(result: dict[str, Any]) -> str:
     """The Markdown page."""
     where, settings, jpegs = result["machine"], result["settings"], result["jpegs"]
@@ -670,12 +697,14 @@ def report(result: dict[str, Any]) -> str:
         f"{jpegs['files']:,} JPEG files, {jpegs['width']}x{jpegs['height']}, {size['min']:.0f} to "
         f"{size['max']:.0f} kB (median {size['median']:.0f}), no two the same. Files and cache are "
         "in the page cache: no disk is waited for.",
-        f"Medians of {settings['rounds']} rounds, and the least and the most. In each round all "
-        f"rows take turns, {seconds:g} seconds or more each; those with workers "
-        f"{WORKERS_LONGER * seconds:g}, because starting the workers is in their time.",
+        f"Median, least and most of {settings['rounds']} rounds. In each all rows take turns, for "
+        f"{seconds:g} s or more; with workers for {WORKERS_LONGER * seconds:g} s, because starting "
+        "them is in their time.",
         "A CPU second is one of user or system time, over all threads and processes.",
         "OpenCV and PyTorch run one thread in each process. All images are uint8, height x width x "
         "colour.",
+        "Grain's shuffle is slower for few images than for many, so a small dataset makes all rows "
+        "that use it slower; what it costs is among the limits.",
         "Grain maps each image by this package's own arithmetic, PyTorch flips and adds in "
         "PyTorch.",
     ]
@@ -684,37 +713,14 @@ def report(result: dict[str, Any]) -> str:
         f"in batches of {settings['batch_size']}",
         f"{where['processor']}, {where['cores']} cores; Python {where['python']}, {versions_}; "
         f"commit {where['commit']}. Made by `{result['command']}`.",
-        table(result["rows"]),
+        timing.table(result["rows"]),
         "\n".join(f"- {target['sentence']}." for target in result["targets"]),
+        "\n".join(comparisons(result["ratios"])),
         "\n".join(f"- {sentence}" for sentence in how),
     ]
     if not settings["torch"]:
         parts.append("PyTorch is not installed: its rows and one target are left out.")
     return "\n\n".join(parts) + "\n"
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Rows under the headings of their groups, numbers to the right."""
-    cells: list[tuple[str, ...]] = [
-        ("", "images/s", "from - to", "images per CPU second", "from - to")
-    ]
-    group = None
-    for row in rows:
-        if row["group"] != group:
-            group = row["group"]
-            cells.append((f"**{group}**", "", "", "", ""))
-        numbers = []
-        for name in ("images_per_second", "images_per_cpu_second"):
-            spread = row[name]
-            numbers += [f"{spread['median']:,.0f}", f"{spread['min']:,.0f} - {spread['max']:,.0f}"]
-        cells.append((row["name"], *numbers))
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    cells.insert(1, ("-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])))
-    lines = []
-    for first, *others in cells:
-        padded = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("| " + " | ".join([first.ljust(widths[0]), *padded]) + " |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

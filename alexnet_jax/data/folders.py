@@ -33,9 +33,10 @@ from alexnet_jax.data.records import Record, Source
 from alexnet_jax.errors import UserError
 
 FOLDER_SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
-IMAGE_SUFFIXES = frozenset(
-    ".avif .bmp .gif .jfif .jpe .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
-)
+IMAGE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm",
+    ".pgm", ".avif",
+})  # fmt: skip
 
 
 class FileSplit:

@@ -15,25 +15,18 @@ import itertools
 import os
 import re
 import sys
-import tarfile
 import weakref
 from collections.abc import Iterator, Sequence
 from importlib import resources
-from typing import IO, cast
 
 import numpy as np
 import tqdm
 
 from alexnet_jax.data.lists import list_identity
 from alexnet_jax.data.records import Record, Source
+from alexnet_jax.data.tars import DOWNLOAD, TRAIN, VALIDATION, Tar
 from alexnet_jax.errors import UserError
 
-OFFICIAL_BYTES = {
-    "ILSVRC2012_img_train.tar": 147_897_477_120,
-    "ILSVRC2012_img_val.tar": 6_744_924_160,
-}
-TRAIN, VALIDATION = OFFICIAL_BYTES
-DOWNLOAD = "https://image-net.org/download-images"
 ENTRY = np.dtype([("name", "S40"), ("offset", np.int64), ("size", np.int64), ("label", np.int32)])
 Row = tuple[bytes, int, int, int]  # an ENTRY: name, offset, size, label
 
@@ -79,6 +72,9 @@ class TarSplit:
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
 
+    def __reduce__(self) -> tuple:
+        return TarSplit, (self._path, self._entries)  # another process opens its own file
+
     def __len__(self) -> int:
         return len(self._entries)
 
@@ -119,15 +115,19 @@ def open_ilsvrc(tars: str, layout: Layout | None = None) -> Source:
                 f"there is no {path}: ilsvrc:{tars} needs {TRAIN} and {VALIDATION}, unextracted, "
                 f"from {DOWNLOAD} (you need an account there)"
             )
-    with tqdm.tqdm(
+    progress = tqdm.tqdm(
         total=layout.train_count + len(layout.validation_labels),
         desc=f"indexing ilsvrc:{tars}",
         unit=" images",
         disable=not sys.stderr.isatty(),
-    ) as progress:
-        # The small one first: what is wrong with it is said in seconds.
-        validation_split = TarSplit(validation, _index_validation(validation, layout, progress))
-        train_split = TarSplit(train, _index_train(train, layout, progress))
+    )
+    try:
+        with progress:
+            # The small one first: what is wrong with it is said in seconds.
+            validation_split = TarSplit(validation, _index_validation(validation, layout, progress))
+            train_split = TarSplit(train, _index_train(train, layout, progress))
+    except OSError as error:
+        raise UserError(f"ilsvrc:{tars} cannot be read: {error}") from error
     splits = {"train": train_split, "validation": validation_split}
     return Source(
         name=f"ilsvrc:{tars}",
@@ -183,7 +183,7 @@ def _index_train(path: str, layout: Layout, progress: tqdm.tqdm) -> np.ndarray:
     return entries
 
 
-def _class_tars(outer: "Tar", layout: Layout) -> dict[str, tuple[int, int]]:
+def _class_tars(outer: Tar, layout: Layout) -> dict[str, tuple[int, int]]:
     """Offset and size of each class's tar in the training tar, by WordNet id."""
     places: dict[str, tuple[int, int]] = {}
     for name, offset, size in outer.members():
@@ -203,62 +203,10 @@ def _some(wnids: Sequence[str]) -> str:
     return ", ".join(wnids[:5]) + (f" and {len(wnids) - 5} more" if len(wnids) > 5 else "")
 
 
-def _sorted_entries(tar: "Tar", rows: list[Row]) -> np.ndarray:
+def _sorted_entries(tar: Tar, rows: list[Row]) -> np.ndarray:
     """The rows in the order of their names, refused if a name is there twice."""
     rows.sort()
     for (name, *_), (following, *_) in itertools.pairwise(rows):
         if name == following:
             raise tar.refusal(f"it holds {name.decode()} twice")
     return np.array(rows, ENTRY)
-
-
-class Tar:
-    """A tar that may lie within another: a stretch of a file, which `tarfile` reads as a file."""
-
-    def __init__(self, path: str, file: int, start: int, size: int, inner: str = ""):
-        self._path = path
-        self._file = file  # the descriptor
-        self._start = start
-        self._size = size
-        self._inner = inner  # its name within `path`
-        self._position = 0
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, position: int) -> None:
-        self._position = position
-
-    def read(self, size: int) -> bytes:
-        size = max(0, min(size, self._size - self._position))
-        content = os.pread(self._file, size, self._start + self._position)
-        self._position += len(content)
-        return content
-
-    def members(self) -> Iterator[tuple[str, int, int]]:
-        """The name, offset in the file and size of every member, from front to end.
-
-        Raises:
-            UserError: if the tar is cut off, or a member is empty or no plain file.
-        """
-        try:
-            with tarfile.open(fileobj=cast(IO[bytes], self), mode="r:") as reader:
-                for member in reader:
-                    if not member.isreg() or member.issparse():
-                        raise self.refusal(f"its member {member.name} is no plain file")
-                    if not member.size:
-                        raise self.refusal(f"its member {member.name} is empty")
-                    if member.offset_data + member.size > self._size:
-                        raise self.refusal(f"it is cut off within {member.name}")
-                    yield member.name, self._start + member.offset_data, member.size
-        except (tarfile.TarError, OSError) as error:
-            raise self.refusal(f"it cannot be read as a tar ({error})") from error
-
-    def refusal(self, what: str) -> UserError:
-        """What is wrong with it, and the way out."""
-        file = os.path.basename(self._path)
-        return UserError(
-            f"{self._path}{self._inner and ': ' + self._inner} is not the one of ILSVRC-2012: "
-            f"{what}. The official {file} has {OFFICIAL_BYTES[file]:,} bytes, this one "
-            f"{os.path.getsize(self._path):,}: download it again from {DOWNLOAD}"
-        )

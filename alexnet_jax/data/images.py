@@ -1,9 +1,10 @@
 """From an image file's bytes to the uint8 square that is trained on.
 
-Pillow says what a file is, and decodes it. Only a flawless upright JPEG is left to simplejpeg, which
-takes a quarter less time for the same pixels and, told to be strict, refuses where there is anything
-to complain of: then Pillow judges. (OpenCV is as fast, but of a damaged file it prints "Corrupt JPEG
-data" to stderr, which nothing in Python can catch, and fills what is missing with grey.)
+Pillow says what a file is, and decodes it. Only a flawless upright JPEG is left to simplejpeg,
+which takes a quarter less time for the same pixels and, told to be strict, refuses where there is
+anything to complain of: then Pillow judges. (OpenCV is as fast, but of a damaged file it prints
+"Corrupt JPEG data" to stderr, which nothing in Python can catch, and fills what is missing with
+grey.)
 """
 
 import contextlib

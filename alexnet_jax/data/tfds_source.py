@@ -31,10 +31,13 @@ class EncodedSplit:
             record = self._records[index]
         except (RuntimeError, ValueError) as error:  # ArrayRecord's reader, for a damaged file
             raise OSError(f"{name}: {error}") from error
+        label, content = record[self._label_key], record[self._image_key]
+        if label is None or content is None:  # what it gives of a file cut off at a block's end
+            raise OSError(f"{name}: the record is empty")
         if self._name_key:
             text = record[self._name_key]
             name = text.decode() if isinstance(text, bytes) else str(text)
-        return Record(name, int(record[self._label_key]), record[self._image_key])
+        return Record(name, int(label), content)
 
 
 def open_tfds(name: str, data_dir: str) -> Source:
