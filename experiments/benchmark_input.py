@@ -659,14 +659,15 @@ def targets(found: dict[str, float]) -> list[dict[str, Any]]:
             "20 times",
             times / 20,
         )
-    share = found["preparation_to_opencv_by_the_clock"]
+    # By the clock alone, other work on the machine can flatter either side.
+    clock, cpu = found["preparation_to_opencv_by_the_clock"], found["preparation_to_opencv"]
     goal(
         "preparation",
         "preparation",
-        f"runs at {share:.0%} of the speed of OpenCV's decoding and resizing alone "
-        f"({found['preparation_to_opencv']:.0%} per CPU second)",
-        "85%",
-        share / 0.85,
+        "has this much of the speed of OpenCV's decoding and resizing alone: "
+        f"{clock:.0%} by the clock, {cpu:.0%} per CPU second",
+        "85% by both",
+        min(clock, cpu) / 0.85,
     )
     return goals
 
