@@ -230,7 +230,7 @@ def save(config: ConfigDict, path: Path) -> None:
 
 
 def read(path: Path) -> ConfigDict:
-    """The configuration that `save` wrote; fields that have come since then have their defaults.
+    """The configuration that `save` wrote.
 
     Raises:
         ConfigError: there is none, or it is damaged.
@@ -239,21 +239,15 @@ def read(path: Path) -> ConfigDict:
         fields = json.loads(path.read_text())
         if not isinstance(fields, dict):
             raise ValueError("it is no JSON object")
-        return _complete(_with_defaults(_tuples(fields)), path)
+        if isinstance(fields.get("data"), dict):
+            fields["data"].setdefault("cache", None)  # runs of version 0.1 know no such field
+        return _complete(ConfigDict(_tuples(fields)), path)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path.parent} holds no run (no {path.name}); train one with --workdir={path.parent}"
         ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-
-
-def _with_defaults(fields: dict[str, Any]) -> ConfigDict:
-    from alexnet_jax.configs import base
-
-    config = base.get_config().unlock()
-    config.update(fields)
-    return config.lock()
 
 
 def _tuples(value: Any) -> Any:

@@ -181,8 +181,15 @@ def test_the_printed_formula_moves_by_5_8_grey_levels():
 def test_colour_is_added_saturating(shift):
     image = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     expected = np.clip(image.astype(int) + np.rint(shift).astype(int), 0, 255)
-    augment.add_colour(image, np.array(shift, np.float32))
-    np.testing.assert_array_equal(image, expected)
+    cut = augment.cut(
+        image[np.newaxis],
+        np.array([0, 0]),
+        np.array([[0, 0, 0], [0, 0, 1]]),
+        16,
+        np.array([shift, shift], np.float32),
+    )
+    np.testing.assert_array_equal(cut, [expected, expected[:, ::-1]])
+    np.testing.assert_array_equal(image[0, :3, 0], [0, 1, 2])  # as it was
 
 
 def test_lighting_stops_at_its_step_and_nothing_else_changes():

@@ -104,24 +104,31 @@ def cut(
         uint8 (B, crop, crop, 3).
     """
     batch = np.empty((len(indices), crop, crop, 3), np.uint8)
+    colours = None if shift is None else _colours(shift)
     for row, (index, (top, left, mirrored)) in enumerate(zip(indices, offsets.tolist())):
+        out = batch[row]
         window = images[index, top : top + crop, left : left + crop]
         if mirrored:
-            cv2.flip(window, 1, dst=batch[row])  # 18 times faster than window[:, ::-1]
-        else:
-            batch[row] = window
-        if shift is not None:
-            add_colour(batch[row], shift[row])
+            window = cv2.flip(window, 1, dst=out)  # 18 times faster than window[:, ::-1]
+        if colours is not None:
+            more, less = colours[row]
+            window = cv2.subtract(cv2.add(window, more, dst=out), less, dst=out)
+        if window is not out:
+            out[:] = window
     return batch
 
 
-def add_colour(image: np.ndarray, shift: np.ndarray) -> None:
-    """Adds a rounded colour to a uint8 (H, W, 3) image in place, saturating at 0 and 255.
+def _colours(shift: np.ndarray) -> np.ndarray:
+    """Colours to add to and to subtract from uint8 images, saturating at 0 and 255.
 
-    The positive and the negative channels go separately: OpenCV takes a scalar that fits uint8 in
-    one vector instruction, a mixed one through wider integers (half the speed). A channel is
-    touched by one of the two only, so the sum saturates once.
+    A channel is touched by one of the two only, so it saturates once. OpenCV takes a scalar that
+    fits uint8 in one vector instruction, a mixed one through wider integers (half the speed).
+
+    Args:
+        shift: float (B, 3).
+
+    Returns:
+        float64 (B, 2, 4): OpenCV's scalars have four channels.
     """
-    rounded = np.append(np.rint(shift), 0.0)  # OpenCV's scalars have four channels
-    cv2.add(image, np.clip(rounded, 0, 255), dst=image)
-    cv2.subtract(image, np.clip(-rounded, 0, 255), dst=image)
+    rounded = np.pad(np.rint(shift), [(0, 0), (0, 1)])
+    return np.clip(np.stack([rounded, -rounded], axis=1), 0, 255).astype(np.float64)

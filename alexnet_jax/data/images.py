@@ -93,16 +93,16 @@ def decode(content: bytes) -> np.ndarray:
     """
     if not content:
         raise BadImage("the file is empty")
+    if content.startswith(b"\xff\xd8"):
+        _check_scans(content)
+        if b"Exif" not in content:  # nothing says that it lies on its side
+            with contextlib.suppress(ValueError):
+                return _flawless_jpeg(content)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise _too_large(f"{width}x{height}")
-            if image.format == "JPEG":
-                _check_scans(content)
-                if image.mode in ("RGB", "L") and _orientation(image) not in _UPRIGHT:
-                    with contextlib.suppress(ValueError):
-                        return simplejpeg.decode_jpeg(content, strict=True)
             image.load()
             turn = _UPRIGHT.get(_orientation(image))  # now, since a TIFF file turns as it loads
             picture = _to_rgb(image)
@@ -122,6 +122,14 @@ def decode(content: bytes) -> np.ndarray:
 
 def _too_large(detail: str) -> BadImage:
     return BadImage(f"more than {MAX_PIXELS} pixels, perhaps a decompression bomb ({detail})")
+
+
+def _flawless_jpeg(content: bytes) -> np.ndarray:
+    """Decodes a JPEG file of YCbCr, RGB or grey; a ValueError where it is something else."""
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+    if colours not in ("YCbCr", "RGB", "Gray") or width * height > MAX_PIXELS:
+        raise ValueError(colours)
+    return simplejpeg.decode_jpeg(content, strict=True)
 
 
 def _check_scans(content: bytes) -> None:

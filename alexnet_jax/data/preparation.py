@@ -217,7 +217,11 @@ class Position:
     sums: Sums
 
     def save(self, directory: pathlib.Path, settings: dict[str, Any]) -> None:
-        """Records it, all at once or not at all, after what it speaks of."""
+        """Records it, all at once or not at all.
+
+        The files it speaks of may still be on their way to the disk: should the machine go down, a
+        journaling file system leaves them shorter than the record says, which then is not believed.
+        """
         facts = json.dumps({"settings": settings, "read": self.read, "lengths": self.lengths})
         partial = directory / "progress.tmp"
         with partial.open("wb") as file:
@@ -228,8 +232,6 @@ class Position:
                 image=self.sums.image,
                 products=self.sums.products,
             )
-            file.flush()
-            os.fsync(file.fileno())
         partial.replace(directory / "progress.npz")
 
 
@@ -278,10 +280,6 @@ class _Files:
             rest = rest[file.write(rest) :]
         return file.tell()
 
-    def sync(self) -> None:
-        for file in self._open.values():
-            os.fsync(file.fileno())
-
     def close(self) -> None:
         for file in self._open.values():
             file.close()
@@ -327,14 +325,11 @@ def _write(
                     )
                 position = _append(files, position, name, chunk)
                 if time.monotonic() - saved > RECORD_SECONDS:
-                    files.sync()
                     position.save(directory, settings)
                     saved = time.monotonic()
-        files.sync()
         position.save(directory, settings)
     except BaseException:
         with contextlib.suppress(OSError):  # of a full disk; the record before this one holds
-            files.sync()
             position.save(directory, settings)
         raise
     finally:

@@ -1,14 +1,16 @@
 """Training batches by grain, and evaluation batches in which every example counts once.
 
-The stream is grain over *indices*: shuffle, repeat, batch, then one map for each batch that cuts
-all crops into one array. A map for each image costs three times as much in grain's machinery, and
-worker processes cost more than they bring at these speeds.
+The stream is grain over *batches*: the number of a batch goes in, and one map cuts all its crops
+into one array. A map for each image costs twice to six times as much in grain's machinery
+(`experiments.benchmark_input` measures it), and worker processes cost more than they bring.
 
-Batch k is a pure function of (seed, k): the order comes from grain's shuffle, a new one each epoch,
-and the random numbers from a Philox generator with the key (seed, k). So a stream resumes exactly
-from the number k alone, and several processes agree without talking.
+Batch k is a pure function of (seed, k): its place in the epochs says which images, and a Philox
+generator with the key (seed, k) how they are cut. So a stream resumes exactly from the number k
+alone, and several processes agree without talking.
 """
 
+import functools
+import sys
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -84,10 +86,17 @@ def training_stream(
     local = batch_size // process_count
     rows = slice(process_index * local, (process_index + 1) * local)
 
-    def load(step: int, indices: np.ndarray) -> Batch:
-        rng = np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))
-        draws = augment.draw(rng, batch_size, positions, flip).rows(rows)
-        indices = indices[rows]
+    @functools.lru_cache(maxsize=2)  # threads may be in two epochs at once
+    def order(epoch: int) -> np.ndarray:
+        return _generator(seed, -1 - epoch).permutation(len(images))
+
+    def load(step: int) -> Batch:
+        draws = augment.draw(_generator(seed, step), batch_size, positions, flip).rows(rows)
+        places = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
+        epochs, within = np.divmod(places, len(images))
+        indices = np.concatenate(
+            [order(epoch)[within[epochs == epoch]] for epoch in np.unique(epochs).tolist()]
+        )
         lit = lighting != "none" and (lighting_steps is None or step < lighting_steps)
         shift = augment.lighting_shift(
             draws.alphas, cache.eigenvalues, cache.eigenvectors, lighting if lit else "none"
@@ -105,12 +114,17 @@ def training_stream(
 
     if threads is None:
         threads = 1 if isinstance(images, np.ndarray) else preparation.cores()
-    # `batch` comes after `repeat`, so no epoch ends in a short batch and no example is dropped.
-    order = grain.MapDataset.range(len(images)).seed(seed).shuffle().repeat()
-    batches = order.batch(batch_size).map_with_index(load)
-    return batches.to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    # Numbers of batches, not of images: no epoch ends in a short batch, no example is dropped.
+    return (
+        grain.MapDataset.range(sys.maxsize)
+        .map(load)
+        .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
     )
+
+
+def _generator(seed: int, number: int) -> np.random.Generator:
+    """Batches have numbers from 0 up, epochs from -1 down."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, number]).view(np.uint64)))
 
 
 def _check_sizes(
