@@ -64,7 +64,7 @@ def test_sigterm_keeps_what_was_prepared(tmp_path):
         text=True,
     )
     images = tmp_path / "c.partial" / "train.images.npy"
-    while not (images.exists() and images.stat().st_size > 64 * 256 * 256 * 3):
+    while not (images.exists() and images.stat().st_size > 128 * 256 * 256 * 3):
         assert process.poll() is None
         time.sleep(0.001)
     process.send_signal(signal.SIGTERM)
@@ -72,7 +72,7 @@ def test_sigterm_keeps_what_was_prepared(tmp_path):
     assert process.returncode == 128 + signal.SIGTERM and errors == ""
     assert "what was prepared is kept; give the same command again" in out
     with np.load(tmp_path / "c.partial" / "progress.npz") as progress:
-        assert json.loads(str(progress["facts"]))["read"]["train"] >= 32
+        assert json.loads(str(progress["facts"]))["read"]["train"] >= 64
     done = prepare(*flags, f"--out={tmp_path}/c")
     assert done.returncode == 0 and "goes on where it was" in done.stdout, done.stderr
     prepare(*flags, f"--out={tmp_path}/at_once", "--workers=1")
