@@ -35,7 +35,7 @@ from alexnet_jax.data.statistics import Sums
 from alexnet_jax.errors import UserError
 
 HOLDOUT_SEED = 2012  # which images are held out is a fact of the dataset, not of a run's seed
-CHUNK = 64  # images a worker takes at a time
+CHUNK = 32  # images a worker takes at a time
 RECORD_SECONDS = 10.0  # of work that a kill may cost
 HEADER = 128  # bytes of a .npy file before its data
 
