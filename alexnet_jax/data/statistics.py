@@ -5,6 +5,7 @@ bit, for any number of workers and for a preparation that was broken off and wen
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -38,11 +39,12 @@ class Sums:
         """
         image = np.zeros(images.shape[1:], np.int64)
         products = np.zeros((3, 3), np.int64)
+        channels = [np.empty(images.shape[1:3], np.uint8) for _ in range(3)]
         for start in range(0, len(images), 1 << 16):
             part = np.zeros(images.shape[1:], np.float32)
             for pixels in images[start : start + (1 << 16)]:
                 cv2.accumulate(pixels, part)
-                products += _products(pixels)
+                products += _products(cv2.split(pixels, channels))
             image += part.astype(np.int64)
         return cls(len(images), image, products)
 
@@ -71,14 +73,16 @@ class Sums:
         return np.maximum(values, 0.0), vectors * np.sign(largest)
 
 
-def _products(pixels: np.ndarray) -> np.ndarray:
-    """int64 (3, 3), the sum of (r, g, b)^T (r, g, b) over the pixels of a uint8 (H, W, 3) image.
+def _products(channels: Sequence[np.ndarray]) -> np.ndarray:
+    """int64 (3, 3), the sum of (r, g, b)^T (r, g, b) over the pixels of an image.
 
     From squared norms, since r g = (r^2 + g^2 - (r - g)^2) / 2: OpenCV has those of uint8 in vector
     instructions, six times faster than a product in float64. It may return the square of a root,
     off by some 1e-16 of itself, hence the rounding to the integer that it is.
+
+    Args:
+        channels: uint8 (H, W), red, green and blue.
     """
-    channels = cv2.split(pixels)
     squares = [round(cv2.norm(channel, cv2.NORM_L2SQR)) for channel in channels]
     products = np.diag(np.array(squares, np.int64))
     for i, j in ((0, 1), (0, 2), (1, 2)):
