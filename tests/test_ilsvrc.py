@@ -12,7 +12,7 @@ import data_fixtures as fixtures
 import numpy as np
 import pytest
 
-from alexnet_jax.data import ilsvrc, sources
+from alexnet_jax.data import ilsvrc, images, preparation, sources
 from alexnet_jax.errors import UserError
 
 WNIDS = ("n01440764", "n02105855", "n13037406")
@@ -245,3 +245,18 @@ def test_the_official_layout():
         "n02105855",
     ]
     assert (layout.train_count, layout.per_class[0], layout.per_class[-1]) == (1_281_167, 732, 1300)
+
+
+def test_the_tars_become_a_cache(tmp_path):
+    write_tars(tmp_path)
+    source = ilsvrc.open_ilsvrc(str(tmp_path), LAYOUT)
+    cache = preparation.make_cache(source, 32, str(tmp_path / "cache"))
+    assert (len(cache.images["train"]), len(cache.images["validation"])) == (9, 5)
+    encoded = {name: content for of in train_images().values() for name, content in of.items()}
+    for image, (label, _, name) in zip(cache.images["train"], cache.rows("train"), strict=True):
+        wnid, _, file = name.partition("/")
+        assert WNIDS[label] == wnid
+        np.testing.assert_array_equal(image, images.load(encoded[file], 32))
+    names = [name for _, _, name in cache.rows("validation")]
+    assert names == sorted(validation_images())
+    assert cache.labels["validation"].tolist() == list(LAYOUT.validation_labels)

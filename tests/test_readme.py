@@ -53,6 +53,25 @@ def test_fashion_mnist_keeps_its_promise() -> None:
     assert run["steps"] == last == round(saved.epochs * 60_000 / saved.batch_size)
 
 
+def test_the_input_table_is_from_the_benchmark() -> None:
+    """Line by line, and made by the command that is named."""
+    page = (RESULTS / "input" / "benchmark.md").read_text()
+    result = json.loads((RESULTS / "input" / "benchmark.json").read_text())
+    section = README.partition("## The input")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(lines) > 10 and set(lines) <= set(page.splitlines())
+    assert result["command"] in section
+    assert all(target["reached"] for target in result["targets"])
+
+
+def test_training_did_not_wait_for_data() -> None:
+    """Under 2% of any interval that was logged, as the README says."""
+    for name in ("embedded", "fashion_mnist"):
+        rows = (RESULTS / name / "metrics.jsonl").read_text().splitlines()
+        shares = [json.loads(row).get("data_wait_fraction", 0.0) for row in rows]
+        assert 0 < max(shares) < 0.004, name
+
+
 def test_every_file_that_is_named_is_there() -> None:
     """Pictures, modules and tests that the README points at."""
     for path in re.findall(r"\((experiments/[^)]+)\)", README):
