@@ -34,14 +34,14 @@ def build(config: ConfigDict) -> Parts:
         split = config.data[use]
         if split and not len(cache.images.get(split, ())):
             raise UserError(
-                f"--config.data.{use}={split}: the splits with images of {config.data.source} are "
+                f"--config.data.{use}={split}: the splits with images of {cache.name} are "
                 f"{', '.join(name for name, images in cache.images.items() if len(images))}; name "
                 "one of them (data.validation may be empty, or made by data.holdout=N)"
             )
     network = config_lib.network(config)
     if network.classes != len(cache.class_names):
         raise config_lib.ConfigError(
-            f"--config.model.classes={network.classes}: {config.data.source} has "
+            f"--config.model.classes={network.classes}: {cache.name} has "
             f"{len(cache.class_names)} classes; set --config.model.classes={len(cache.class_names)}"
         )
     return Parts(cache, mesh, AlexNet(network, mesh))

@@ -7,12 +7,13 @@ need no such command: `main` prepares them by itself.
 
 import csv
 import os
+import shlex
 import signal
 import sys
 import time
 from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from alexnet_jax.data import preparation, sources
 from alexnet_jax.data.cache import Cache, open_cache, partial_path
@@ -54,6 +55,8 @@ def parse_flags(argv: list[str]) -> None:
         extra = FLAGS(argv)[1:]
     except flags.Error as error:
         _refuse(str(error), code=2)
+    if FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)  # absl would raise it to INFO, for all libraries
     if extra:
         _refuse(f"unexpected argument {extra[0]!r}; see --help", code=2)
     if not FLAGS.out:
@@ -74,39 +77,37 @@ def main(_: None) -> None:
     """Prepares, or verifies what is prepared; errors that the user can mend are one line."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
+    out = os.path.realpath(os.path.expanduser(FLAGS.out))
     try:
         if FLAGS.source:
-            prepare()
+            prepare(out)
         else:
-            verify()
+            verify(out)
     except UserError as error:
         _refuse(str(error))
+    except OSError as error:
+        _refuse(f"{error.filename or out}: {error.strerror or error}")
     except Stopped as stop:
         print(f"{stop}; give the same command again to go on", flush=True)
         sys.exit(128 + stop.signal_number)
 
 
-def prepare() -> None:
+def prepare(out: str) -> None:
     """Makes the cache, or goes on with it, and says what came out."""
-    if os.path.isdir(FLAGS.out) and os.listdir(FLAGS.out):
-        cache = open_cache(FLAGS.out)
-        if (cache.name, cache.size) != (FLAGS.source, FLAGS.size):
-            raise UserError(
-                f"--out={FLAGS.out} is the cache of {cache.name} at {cache.size} pixels: choose "
-                "another place"
-            )
-        print(f"{FLAGS.out} is complete already; without --source it is verified")
-        report(cache)
-        return
     source = sources.open_source(FLAGS.source, FLAGS.data_dir)
-    preparation.plan_splits(source, FLAGS.size, FLAGS.holdout)
     splits = ", ".join(f"{name} {len(split):,}" for name, split in source.splits.items())
     print(f"{source.name}: {len(source.class_names):,} classes; {splits}")
-    going_on = "; goes on where it was" if os.path.isdir(partial_path(FLAGS.out)) else ""
-    print(f"{preparation.estimate(source, FLAGS.size)}{going_on}", flush=True)
+    settings = preparation.settings_of(source, FLAGS.size, FLAGS.holdout)
+    if preparation.is_made(out, settings):
+        print("It is complete already; without --source it is verified.")
+        report(open_cache(out))
+        return
+    cost = preparation.estimate(source, FLAGS.size, FLAGS.workers)
+    goes_on = os.path.isdir(partial_path(out))
+    print(f"{cost}{', less what is in ' + partial_path(out) if goes_on else ''}", flush=True)
     start = time.perf_counter()
     cache = preparation.make_cache(
-        source, FLAGS.size, FLAGS.out, FLAGS.holdout, FLAGS.workers, FLAGS.on_bad_image
+        source, FLAGS.size, out, FLAGS.holdout, FLAGS.workers, FLAGS.on_bad_image
     )
     print(f"done in {time.perf_counter() - start:,.0f} s")
     report(cache)
@@ -124,26 +125,31 @@ def report(cache: Cache) -> None:
         print(f"  {'left out':<11}{len(skipped):>10,} images, with the reasons in {skipped_file}:")
         for split, name, reason in skipped[:5]:
             print(f"    {split} {name}: {reason}")
-        print("    ..." * (len(skipped) > 5), end="\n" * (len(skipped) > 5))
+        if len(skipped) > 5:
+            print("    ...")
     deviations = ", ".join(f"{value**0.5:.2f}" for value in cache.eigenvalues[::-1])
     print(f"  standard deviations of the colours along their components: {deviations} grey levels")
+    fields = {"data.cache": cache.path}
+    if cache.size != 256:
+        fields["data.size"] = str(cache.size)
+    if len(cache.class_names) != 1000:
+        fields["model.classes"] = str(len(cache.class_names))
+    if "validation" not in cache.images:
+        fields["data.validation"] = ""
+        fields["data.test"] = "test" if "test" in cache.images else "train"
+    flags_ = [f"--config.{field}={value}" for field, value in fields.items()]
     print(
-        f"\nNext:\n\n    python -m alexnet_jax.main --workdir=W --config=imagenet "
-        f"--config.data.cache={cache.path}"
-        + f" --config.data.size={cache.size}" * (cache.size != 256)
-        + f" --config.model.classes={len(cache.class_names)}" * (len(cache.class_names) != 1000)
-        + " --config.data.validation=" * ("validation" not in cache.images)
-        + f" --config.data.test={'test' if 'test' in cache.images else 'train'}"
-        * ("validation" not in cache.images)
+        "\nTo train from it:\n\n    python -m alexnet_jax.main --workdir=W --config=imagenet "
+        + shlex.join(flags_)
     )
 
 
-def verify() -> None:
-    """Reads the cache in --out and compares it with its checksums."""
-    cache = open_cache(FLAGS.out)
+def verify(out: str) -> None:
+    """Reads the cache and compares it with its checksums."""
+    cache = open_cache(out)
     verify_cache(cache)
     total = sum(len(images) for images in cache.images.values())
-    print(f"{FLAGS.out}: all {total:,} images are as they were written ({cache.fingerprint})")
+    print(f"{out}: all {total:,} images are as they were written ({cache.fingerprint})")
 
 
 if __name__ == "__main__":

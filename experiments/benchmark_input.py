@@ -50,7 +50,7 @@ flags.DEFINE_integer("images", 1024, "JPEG files to draw, and images in the cach
 flags.DEFINE_integer("rounds", 5, "How often everything is timed.", 1)
 flags.DEFINE_integer("batch_size", 128, "Images in a batch.", 1)
 flags.DEFINE_integer("crop", 224, "Side of the crops in pixels.", 1, 256)
-flags.DEFINE_float("seconds", 2.0, "Everything runs at least so long in every round.", 0.0)
+flags.DEFINE_float("seconds", 2.0, "About how long everything runs in every round.", 0.0)
 flags.DEFINE_string(
     "out",
     str(Path(__file__).parent / "results" / "input" / "benchmark.json"),
@@ -737,8 +737,8 @@ def report(result: dict[str, Any]) -> str:
         f"{jpegs['files']:,} JPEG files, {jpegs['width']}x{jpegs['height']}, {size['min']:.0f} to "
         f"{size['max']:.0f} kB (median {size['median']:.0f}), no two the same. Files and cache are "
         "in the page cache: no disk is waited for.",
-        f"Median, least and most of {settings['rounds']} rounds. In each all rows take turns, for "
-        f"{seconds:g} s or more; with workers for {WORKERS_LONGER * seconds:g} s, because starting "
+        f"Median, least and most of {settings['rounds']} rounds. In each all rows take turns, for about "
+        f"{seconds:g} s; with workers for {WORKERS_LONGER * seconds:g} s, because starting "
         f"them is in their time, and preparation for {PREPARING_LONGER * seconds:g} s, which are "
         "the same files several times over.",
         "A CPU second is one of user or system time, over all threads and processes.",

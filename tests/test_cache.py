@@ -39,7 +39,7 @@ def test_a_large_dataset_is_left_to_its_own_command(tmp_path, monkeypatch):
     fixtures.write_folder(tmp_path / "pets", {"train": 20}, ("cat", "dog"))
     monkeypatch.setattr(caches, "LARGE", 40 * 16 * 16 * 3 - 1)
     spec = f"folder:{tmp_path}/pets"
-    with pytest.raises(UserError, match=r"40 images, 0\.0 GB, about a minute on \d+ core") as said:
+    with pytest.raises(UserError, match=r"40 images, 0\.0 MB, about a minute on \d+ core") as said:
         caches.ensure_cache(spec, 16, str(tmp_path / "my data"), holdout=4)
     command = re.search(r"python -m alexnet_jax\.prepare (.*)", str(said.value))[1]
     flags = dict(flag.removeprefix("--").split("=") for flag in shlex.split(command))
@@ -60,12 +60,14 @@ def test_a_cache_elsewhere(tmp_path):
         caches.ensure_cache("tfds:not_there", 256, path=str(tmp_path / "c"))
     with pytest.raises(UserError, match=r"is no cache"):
         caches.ensure_cache("tfds:not_there", 256, path=str(tmp_path / "d"))
+    with pytest.raises(UserError, match=r"holdout=3: .* when it was prepared"):
+        caches.ensure_cache("tfds:not_there", 16, holdout=3, path=str(tmp_path / "c"))
 
 
 def test_a_bad_image_is_named(tmp_path):
     fixtures.write_folder(tmp_path / "pets", {"train": 40}, ("cat", "dog"))
     (tmp_path / "pets" / "train" / "dog" / "17.png").write_bytes(b"\x89PNG but no more")
-    with pytest.raises(UserError, match=r"train/dog/17\.png .*mend or remove it"):
+    with pytest.raises(UserError, match=r"train/dog/17\.png .*mend it"):
         caches.ensure_cache(f"folder:{tmp_path}/pets", 16, str(tmp_path))
 
 
@@ -114,3 +116,25 @@ def test_verification_names_what_is_damaged(tmp_path):
     np.save(tmp_path / "c" / "test.labels.npy", np.array([0, 1, 2, 0, 2], np.int32))
     with pytest.raises(UserError, match=r"2 of 14 images .*test: photo 4"):
         caches.verify(caches.open_cache(str(tmp_path / "c")))
+    rows = (tmp_path / "c" / "train.csv").read_text()
+    (tmp_path / "c" / "train.csv").write_text(rows.replace("photo 3", "photo 4"))
+    with pytest.raises(UserError, match=r"train\.csv is not as it was written"):
+        caches.verify(caches.open_cache(str(tmp_path / "c")))
+    (tmp_path / "c" / "train.csv").unlink()
+    with pytest.raises(UserError, match=r"train\.csv is missing"):
+        caches.verify(caches.open_cache(str(tmp_path / "c")))
+
+
+@pytest.mark.parametrize("damage", ["mean", "names", "labels"])
+def test_what_is_read_at_once_is_verified_at_once(tmp_path, damage):
+    path = tmp_path / "c"
+    cache = preparation.make_cache(photos(9), 16, str(path))
+    if damage == "mean":
+        np.save(path / "mean_image.npy", cache.mean_image + 1)
+    elif damage == "names":
+        meta = (path / "meta.json").read_text()
+        (path / "meta.json").write_text(meta.replace('"b"', '"bee"'))
+    else:
+        np.save(path / "train.labels.npy", np.full(9, 3, np.int32))
+    with pytest.raises(UserError, match=r"is damaged .*(not as it was written|labels of classes)"):
+        caches.open_cache(str(path))

@@ -28,7 +28,7 @@ def tfds_dir(tmp_path_factory):
 
 def test_tfds_gives_the_encoded_images_and_leaves_out_unlabelled_splits(tfds_dir):
     source = sources.open_source("tfds:tiny_photos", str(tfds_dir))
-    assert (source.name, source.class_names) == ("tiny_photos", ("ant", "bee", "cat"))
+    assert (source.name, source.class_names) == ("tfds:tiny_photos", ("ant", "bee", "cat"))
     assert {name: len(split) for name, split in source.splits.items()} == {
         "train": 12,
         "validation": 4,
@@ -169,11 +169,15 @@ def test_folder_identity_is_that_of_names_and_labels(tmp_path):
     (tmp_path / "classes.txt").write_text("dog\ncat\n")
     identities.add(sources.open_source(f"folder:{tmp_path}").identity)
     (tmp_path / "train").rename(tmp_path / "test")
-    (tmp_path / "train").mkdir()
-    for name in ("cat", "dog"):
-        (tmp_path / "train" / name).mkdir()
+    fixtures.write_folder(tmp_path, {"train": 1}, ("cat", "dog"))
     identities.add(sources.open_source(f"folder:{tmp_path}").identity)
     assert len(identities) == 4 and all(len(identity) == 64 for identity in identities)
+
+
+def test_a_class_without_training_images_is_refused(tmp_path):
+    fixtures.write_folder(tmp_path, {"train": 1}, ("cat", "dog"))
+    (tmp_path / "train" / "emu").mkdir()
+    refused(tmp_path, "train/emu holds no images: fill or remove it")
 
 
 def test_folder_errors(tmp_path):

@@ -1,11 +1,13 @@
 """Preparation: its statistics against float64, its files whatever happens on the way."""
 
+import dataclasses
 import json
 import pathlib
 import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import data_fixtures as fixtures
 import numpy as np
@@ -117,13 +119,13 @@ def test_holdout(tmp_path, holdout):
 
 
 def test_names_of_any_kind_come_back(tmp_path):
-    names = ['a "b", c.jpg', "new\nline.jpg", "bytes \udcff.jpg", "grün.jpg", ""]
+    names = ['a "b", c.jpg', "new\nline.jpg", "re\rturn.jpg", "bytes \udcff.jpg", "grün.jpg", ""]
 
     class Named(Photos):
         def __getitem__(self, index):
             return super().__getitem__(index)._replace(name=names[index])
 
-    source = Source("s", ("a", "b", "c"), {"train": Named(5)}, "")
+    source = Source("s", ("a", "b", "c"), {"train": Named(6)}, "")
     cache = preparation.make_cache(source, 16, str(tmp_path / "c"))
     assert [name for _, _, name in cache.rows("train")] == names
 
@@ -161,6 +163,16 @@ def pets(tmp_path_factory) -> pathlib.Path:
     return root
 
 
+def killed_half_way(pets: pathlib.Path, out: pathlib.Path) -> None:
+    process = start_slow(f"folder:{pets}/pets", out)
+    rows = pathlib.Path(f"{out}.partial", "train.csv")
+    while not (rows.exists() and rows.stat().st_size > 1200):
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+
+
 def test_killed_again_and_again_it_ends_with_the_same_files(pets, tmp_path):
     out, partial = tmp_path / "c", tmp_path / "c.partial"
     lengths = [0]
@@ -184,11 +196,7 @@ def test_killed_again_and_again_it_ends_with_the_same_files(pets, tmp_path):
 
 def test_a_record_that_the_files_contradict_is_not_believed(pets, tmp_path):
     out, partial = tmp_path / "c", tmp_path / "c.partial"
-    process = start_slow(f"folder:{pets}/pets", out)
-    while not (partial / "progress.npz").exists():
-        time.sleep(0.001)
-    process.kill()
-    process.communicate()
+    killed_half_way(pets, out)
     images_file = partial / "train.images.npy"
     images_file.write_bytes(images_file.read_bytes()[:100])
     source = sources.open_source(f"folder:{pets}/pets")
@@ -197,15 +205,20 @@ def test_a_record_that_the_files_contradict_is_not_believed(pets, tmp_path):
 
 
 def test_another_preparation_in_the_same_place_is_refused(pets, tmp_path):
-    process = start_slow(f"folder:{pets}/pets", tmp_path / "c")
-    while not (tmp_path / "c.partial" / "progress.npz").exists():
-        time.sleep(0.001)
-    process.kill()
-    process.communicate()
-    with pytest.raises(UserError, match=r"c\.partial is part of another.*other size.*delete it"):
-        preparation.make_cache(sources.open_source(f"folder:{pets}/pets"), 20, str(tmp_path / "c"))
-    with pytest.raises(UserError, match="other source, holdout, images"):
-        preparation.make_cache(photos(), 16, str(tmp_path / "c"))
+    out = tmp_path / "c"
+    killed_half_way(pets, out)
+    source = sources.open_source(f"folder:{pets}/pets")
+    with pytest.raises(
+        UserError, match=r"another.*at 16 pixels with.*asked for.*at 20 pixels with"
+    ):
+        preparation.make_cache(source, 20, str(out), holdout=20)
+    with pytest.raises(UserError, match=r"holdout=20; asked for is .* pixels: delete it"):
+        preparation.make_cache(source, 16, str(out))
+    with pytest.raises(UserError, match="asked for is photos"):
+        preparation.make_cache(photos(), 16, str(out))
+    same_list = dataclasses.replace(source, name="folder:/elsewhere")  # perhaps of other images
+    with pytest.raises(UserError, match="asked for is folder:/elsewhere"):
+        preparation.make_cache(same_list, 16, str(out), holdout=20)
     with pytest.raises(UserError, match=r"is no cache .*c\.partial is one that is not complete"):
         caches.open_cache(str(tmp_path / "c"))
 
@@ -247,9 +260,40 @@ def test_two_processes_at_once_make_it_once(pets, tmp_path):
     runs = [start_slow(f"folder:{pets}/pets", tmp_path / "c", 0.001) for _ in range(2)]
     answers = [run.communicate(timeout=60) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], answers
-    assert answers == [("", ""), ("", "")]  # no progress bar off a terminal
+    assert {errors for _, errors in answers} == {""}  # no progress bar off a terminal
+    assert sorted(said[:19] for said, _ in answers) == ["", "waiting for another"]
     assert_same_files(tmp_path / "c", pets / "unbroken")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".c.lock", "c"]
+
+
+def test_what_an_unrecorded_attempt_left_is_not_taken_for_its_own(pets, tmp_path):
+    partial = tmp_path / "c.partial"
+    partial.mkdir()
+    for name in ("validation.images.npy", "validation.csv", "spare.csv"):
+        (partial / name).write_bytes((pets / "unbroken" / "train.csv").read_bytes())
+    (partial / "progress.npz").write_bytes(b"PK\x03\x04 and no more")
+    source = sources.open_source(f"folder:{pets}/pets")
+    preparation.make_cache(source, 16, str(tmp_path / "c"), holdout=20)
+    assert_same_files(tmp_path / "c", pets / "unbroken")
+
+
+def test_what_is_there_is_not_overwritten_nor_taken_for_another(pets, tmp_path):
+    source = sources.open_source(f"folder:{pets}/pets")
+    again = preparation.make_cache(source, 16, str(pets / "unbroken"), holdout=20)
+    assert again.fingerprint == caches.open_cache(str(pets / "unbroken")).fingerprint
+    with pytest.raises(UserError, match=r"unbroken is the cache of .*holdout=20; asked for"):
+        preparation.make_cache(source, 16, str(pets / "unbroken"))
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("mine")
+    for taken in ("file", "folder"):
+        with pytest.raises(UserError, match=f"{taken} is there and is no cache: give a new"):
+            preparation.make_cache(source, 16, str(tmp_path / taken))
+    assert (tmp_path / "folder" / "file").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    linked = preparation.make_cache(source, 16, str(tmp_path / "link"), holdout=20)
+    assert linked.fingerprint == again.fingerprint and (tmp_path / "empty" / "meta.json").exists()
 
 
 # --- what cannot be used --------------------------------------------------------------------------
@@ -262,12 +306,13 @@ def test_two_processes_at_once_make_it_once(pets, tmp_path):
         (Source("s", ("a", "b"), {"test": Photos(4)}, ""), 16, 0, "no training images"),
         (Source("s", ("a", "b"), {"train": Photos(0)}, ""), 16, 0, "no training images"),
         (Source("s", ("a", "b"), {"train": Photos(4)}, ""), 16, 0, "photo 2 has the label 2, but"),
-        (photos(4), 10**6, 0, r"needs 27000\.0 GB in .*free: choose a larger disk"),
+        (photos(4), 10**6, 0, r"needs 27,000\.0 GB in .*free: choose a larger disk"),
         (photos(4), 0, 0, "size 0"),
         (photos(4), 16, 4, "holdout=4: expected 1 to 3"),
         (photos(4), 16, -1, "holdout=-1"),
         (photos(4), 16, 0.01, "holdout=0.01"),
         (photos(4), 16, 1.5, "holdout=1.5"),
+        (photos(4), 16, float("nan"), "holdout=nan"),
     ],
 )
 def test_what_cannot_be_made(tmp_path, source, size, holdout, message):
@@ -295,7 +340,7 @@ def spoilt(tmp_path) -> Source:
 
 def test_a_bad_image_stops_the_preparation_or_is_left_out(tmp_path, spoilt):
     out = str(tmp_path / "c")
-    with pytest.raises(UserError, match=r"train/dog/17\.png of the split train .*mend or remove"):
+    with pytest.raises(UserError, match=r"train/dog/17\.png of the split train .*mend it and"):
         preparation.make_cache(spoilt, 16, out)
     assert not (tmp_path / "c").exists()
     cache = preparation.make_cache(spoilt, 16, out, on_bad_image="skip")
@@ -304,8 +349,10 @@ def test_a_bad_image_stops_the_preparation_or_is_left_out(tmp_path, spoilt):
     assert meta["skipped"] == {"train": 2, "test": 1}
     listed = (tmp_path / "c" / "skipped.csv").read_text().splitlines()
     assert [line.split(",")[:2] for line in listed[1:]] == [
-        ["train", "train/dog/17.png"], ["train", "train/dog/21.png"], ["test", "test/cat/1.png"],
-    ]  # fmt: skip
+        ['"train"', '"train/dog/17.png"'],
+        ['"train"', '"train/dog/21.png"'],
+        ['"test"', '"test/cat/1.png"'],
+    ]
     names = [name for _, _, name in cache.rows("train")]
     assert "train/dog/17.png" not in names and "train/dog/18.png" in names
     bad = (89, 94)  # the places of dog/17 and dog/21, sorted as texts
@@ -318,6 +365,40 @@ def test_a_bad_image_stops_the_preparation_or_is_left_out(tmp_path, spoilt):
     caches.verify(cache)
     preparation.make_cache(spoilt, 16, str(tmp_path / "at once"), on_bad_image="skip")
     assert_same_files(tmp_path / "c", tmp_path / "at once")
+
+
+def test_skipped_images_are_not_forgotten_by_fail(tmp_path, spoilt, monkeypatch):
+    """Broken off after images were left out; then asked to fail at such images."""
+    monkeypatch.setattr(preparation, "_complete", mock.Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        preparation.make_cache(spoilt, 16, str(tmp_path / "c"), on_bad_image="skip")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"left out 3 images already .*on_bad_image=skip, or del"):
+        preparation.make_cache(spoilt, 16, str(tmp_path / "c"))
+    cache = preparation.make_cache(spoilt, 16, str(tmp_path / "c"), on_bad_image="skip")
+    assert len(cache.images["train"]) == 158
+
+
+def test_a_file_that_cannot_be_read_is_a_bad_image(tmp_path):
+    fixtures.write_folder(tmp_path / "pets", {"train": 4}, ("cat", "dog"))
+    (tmp_path / "pets" / "train" / "cat" / "z.png").symlink_to("/not/there")
+    source = sources.open_source(f"folder:{tmp_path}/pets")
+    with pytest.raises(UserError, match=r"cat/z\.png: No such file"):
+        preparation.make_cache(source, 16, str(tmp_path / "c"))
+    assert preparation.estimate(source, 16).images == 9
+    cache = preparation.make_cache(source, 16, str(tmp_path / "c"), on_bad_image="skip")
+    assert len(cache.images["train"]) == 8
+
+
+def test_a_split_of_bad_images_only_is_left_out(tmp_path):
+    fixtures.write_folder(tmp_path / "pets", {"train": 4, "test": 1}, ("cat", "dog"))
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / "test" / name / "0.png").write_text("a poem")
+    source = sources.open_source(f"folder:{tmp_path}/pets")
+    cache = preparation.make_cache(source, 16, str(tmp_path / "c"), on_bad_image="skip")
+    assert list(cache.images) == ["train"]
+    assert not list((tmp_path / "c").glob("test*"))
+    assert json.loads((tmp_path / "c" / "meta.json").read_text())["skipped"]["test"] == 2
 
 
 def test_nothing_but_bad_images(tmp_path):

@@ -98,6 +98,11 @@ def ensure_cache(
         return undecoded.open_undecoded(sources.open_source(spec, data_dir), size, holdout)
     if path:
         cache = open_cache(os.path.expanduser(path))
+        if holdout:
+            raise UserError(
+                f"--config.data.holdout={holdout:g}: what is held out of {path} was decided when "
+                "it was prepared (--holdout of alexnet_jax.prepare); set it to 0"
+            )
         if cache.size != size:
             raise UserError(
                 f"--config.data.cache={path} holds images of {cache.size} pixels: set "
@@ -171,6 +176,10 @@ def open_cache(path: str) -> Cache:
                 )
             if labels[split].shape != (count,):
                 raise ValueError(f"{split} has {len(labels[split])} labels, expected {count}")
+            if not 0 <= labels[split].min() <= labels[split].max() < len(meta["class_names"]):
+                raise ValueError(f"{split} has labels of classes that there are not")
+        if fingerprint(meta, mean_image) != meta["fingerprint"]:
+            raise ValueError("meta.json or mean_image.npy is not as it was written")
         return Cache(
             path=path,
             name=meta["name"],
@@ -181,7 +190,7 @@ def open_cache(path: str) -> Cache:
             eigenvectors=np.array(meta["eigenvectors"]),
             images=images,
             labels=labels,
-            fingerprint=_fingerprint(meta, mean_image, labels),
+            fingerprint=meta["fingerprint"],
         )
     except FileNotFoundError as error:
         partial = (
@@ -191,7 +200,7 @@ def open_cache(path: str) -> Cache:
             f"{path} is no cache ({error.filename} is missing)"
             + partial * os.path.isdir(partial_path(path))
         ) from error
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it, and prepare it again") from error
 
 
@@ -200,29 +209,36 @@ def partial_path(path: str) -> str:
     return f"{os.path.abspath(path)}.partial"
 
 
-def _fingerprint(meta: dict, mean_image: np.ndarray, labels: dict[str, np.ndarray]) -> str:
-    """16 hex digits of all that the cache holds. Its source's name, which may be a path, is not
-    among it: the same data from another directory is the same data."""
-    facts = {key: meta[key] for key in ("size", "class_names", "counts", "checksums")}
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode() + mean_image.tobytes())
-    for split in sorted(labels):
-        digest.update(split.encode() + labels[split].tobytes())
-    return digest.hexdigest()[:16]
+def fingerprint(meta: Mapping[str, Any], mean_image: np.ndarray) -> str:
+    """16 hex digits of all that the cache holds, through the checksums of its lists. Its source,
+    which may be a path, is not among it: the same data from another directory is the same data."""
+    parts = ("size", "class_names", "counts", "checksums", "eigenvalues", "eigenvectors")
+    facts = json.dumps({part: meta[part] for part in parts}, sort_keys=True)
+    return hashlib.sha256(facts.encode() + mean_image.tobytes()).hexdigest()[:16]
 
 
 def verify(cache: Cache) -> None:
     """Reads every image and compares it with the checksum that was taken before it was written.
 
     Raises:
-        UserError: names the images that are damaged.
+        UserError: names what is damaged.
     """
+    with open(os.path.join(cache.path, "meta.json"), encoding="utf-8") as file:
+        checksums = json.load(file)["checksums"]
+    for name, expected in checksums.items():
+        path = os.path.join(cache.path, name)
+        if not os.path.isfile(path):
+            raise UserError(f"{cache.path} is damaged: {name} is missing; prepare it again")
+        with open(path, "rb") as listed:
+            if hashlib.file_digest(listed, "sha256").hexdigest() != expected:
+                raise UserError(
+                    f"{cache.path} is damaged: {name} is not as it was written; prepare it again"
+                )
     total = sum(len(images) for images in cache.images.values())
     damaged = []
     with tqdm.tqdm(total=total, desc="verifying", unit=" images", disable=None) as progress:
         for split, images in cache.images.items():
-            rows = list(cache.rows(split))
-            if len(rows) != len(images):
-                raise UserError(f"{cache.path} is damaged: {split}.csv has {len(rows)} rows")
+            rows = cache.rows(split)
             for image, label, (expected, crc32, name) in zip(images, cache.labels[split], rows):
                 if zlib.crc32(image) != crc32 or label != expected:
                     damaged.append(f"{split}: {name}")

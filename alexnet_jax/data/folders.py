@@ -32,7 +32,11 @@ from alexnet_jax.data.lists import (
 from alexnet_jax.data.records import Record, Source
 from alexnet_jax.errors import UserError
 
-FOLDER_SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+FOLDER_SPLITS = {
+    "train": "train",
+    "val": "validation", "valid": "validation", "validation": "validation",
+    "test": "test",
+}  # fmt: skip
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm",
     ".pgm", ".avif",
@@ -72,7 +76,7 @@ def open_folder(path: str) -> Source:
         UserError: if there is no training split, a class or a label is unknown, or a listed file is
             not there; of a list it names the line.
     """
-    root = os.path.expanduser(path)
+    root = os.path.realpath(os.path.expanduser(path))
     try:
         folders = _find_splits(root, path)
         classes = _find_classes(root, folders["train"])
@@ -87,7 +91,7 @@ def open_folder(path: str) -> Source:
             f"folder:{path}: a file name that is not UTF-8: {error.object.strip()!a}"
         ) from error
     splits = {split: FileSplit(root, files) for split, files in rows.items()}
-    return Source(f"folder:{path}", tuple(classes.names), splits, identity)
+    return Source(f"folder:{root}", tuple(classes.names), splits, identity)
 
 
 def _find_splits(root: str, path: str) -> dict[str, str]:
@@ -96,7 +100,7 @@ def _find_splits(root: str, path: str) -> dict[str, str]:
     for folder, split in FOLDER_SPLITS.items():
         if os.path.isdir(os.path.join(root, folder)) or _is_listed(root, folder):
             if split in folders:
-                raise UserError(f"folder:{path} has both val and validation: keep one")
+                raise UserError(f"folder:{path} has both {folders[split]} and {folder}: keep one")
             folders[split] = folder
     if not folders and os.path.isdir(root) and _class_folders(root, ""):
         return {"train": ""}
@@ -144,6 +148,8 @@ def _read_split(root: str, split: str, folder: str, classes: Classes) -> dict[st
                 f"expected {root}/train/<class>/*.jpg or {root}/<class>/*.jpg, but {root}/{name} "
                 "has images in subfolders only"
             )
+        if split == "train" and not files:
+            raise UserError(f"{os.path.join(base, name)} holds no images: fill or remove it")
         rows.update((posixpath.join(folder, name, file), label) for file in files)
     if not rows and any(True for _ in _image_files(base)):
         raise UserError(

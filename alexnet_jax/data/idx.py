@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import pathlib
 import struct
 
@@ -33,6 +34,7 @@ def open_idx(folder: str) -> Source:
     Raises:
         UserError: if a file is missing, is no IDX file, or its length or its labels do not fit.
     """
+    folder = os.path.realpath(os.path.expanduser(folder))
     splits = {}
     classes = 0
     digest = hashlib.sha256()

@@ -130,7 +130,7 @@ def open_ilsvrc(tars: str, layout: Layout | None = None) -> Source:
         raise UserError(f"ilsvrc:{tars} cannot be read: {error}") from error
     splits = {"train": train_split, "validation": validation_split}
     return Source(
-        name=f"ilsvrc:{tars}",
+        name=f"ilsvrc:{os.path.realpath(os.path.expanduser(tars))}",
         class_names=layout.wnids,
         splits=splits,
         identity=list_identity(

@@ -14,13 +14,15 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import pathlib
 import shutil
 import sys
 import time
+import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -29,7 +31,15 @@ import numpy as np
 import tqdm
 
 from alexnet_jax.data import images, sources
-from alexnet_jax.data.cache import COLUMNS, FORMAT, Cache, open_cache, partial_path, read_rows
+from alexnet_jax.data.cache import (
+    COLUMNS,
+    FORMAT,
+    Cache,
+    fingerprint,
+    open_cache,
+    partial_path,
+    read_rows,
+)
 from alexnet_jax.data.records import Source, Split
 from alexnet_jax.data.statistics import Sums
 from alexnet_jax.errors import UserError
@@ -70,35 +80,90 @@ def make_cache(
         UserError: for too few classes or images, a full disk, or a bad image. What was done by
             then is kept.
     """
+    path = os.path.realpath(os.path.expanduser(path))
     plan = plan_splits(source, size, holdout)
-    parent, name = os.path.split(os.path.abspath(path))
+    settings = settings_of(source, size, holdout)
+    parent, name = os.path.split(path)
     with sources.exclusive_lock(os.path.join(parent, f".{name}.lock")):
-        if os.path.isdir(path) and os.listdir(path):  # made by another process meanwhile
+        if is_made(path, settings):
+            pathlib.Path(path, "progress.npz").unlink(missing_ok=True)  # of one killed at its end
             return open_cache(path)
         partial = pathlib.Path(partial_path(path))
-        settings: dict[str, Any] = {
-            "format": FORMAT,
-            "source": hashlib.sha256(source.identity.encode()).hexdigest(),
-            "size": size,
-            "holdout": holdout,
-            "images": {split: len(indices) for split, (_, indices) in plan.items()},
-        }
         position = _recorded(partial, settings)
-        there = sum(position.lengths.values()) if position else 0
-        check_disk(sum(settings["images"].values()) * size * size * 3 - there, parent)
-        position = position or Position({}, {}, Sums.zero(size))
+        if position is None:
+            shutil.rmtree(partial, ignore_errors=True)
+            check_disk(footprint(source, size), parent)
+            position = Position({}, {}, Sums.zero(size))
+        else:
+            check_disk(footprint(source, size) - sum(position.lengths.values()), parent)
+            _check_skipped(partial, on_bad_image)
         try:
             partial.mkdir(exist_ok=True)
-            sums = _write(source, plan, size, partial, position, settings, workers, on_bad_image)
-            _complete(source, plan, sums, partial, holdout)
+            position.save(partial, settings)
+            position = _write(source, plan, partial, position, settings, workers, on_bad_image)
+            _complete(source, plan, position, partial, settings)
+            os.rename(partial, path)
+            os.unlink(os.path.join(path, "progress.npz"))
         except OSError as error:
             raise UserError(
                 f"cannot go on with {partial} ({error}): mend that and give the same command "
                 "again; what was done is kept"
             ) from error
-        os.rename(partial, path)
-        os.unlink(os.path.join(path, "progress.npz"))
     return open_cache(path)
+
+
+def settings_of(source: Source, size: int, holdout: float) -> dict[str, Any]:
+    """What makes one preparation another than another, in plain values."""
+    plan = plan_splits(source, size, holdout)
+    return {
+        "source": source.name,
+        "list": hashlib.sha256(source.identity.encode()).hexdigest(),
+        "size": size,
+        "holdout": float(holdout),
+        "images": {split: len(indices) for split, (_, indices) in plan.items()},
+    }
+
+
+def is_made(path: str, settings: Mapping[str, Any]) -> bool:
+    """Whether there is a cache at `path`, of these settings.
+
+    Raises:
+        UserError: there is something else, or a cache could not be put there.
+    """
+    if os.path.ismount(path):  # a directory cannot be moved onto it
+        raise UserError(f"{path} is where a disk is mounted: give a directory on it, {path}/cache")
+    if not os.path.lexists(path) or (os.path.isdir(path) and not os.listdir(path)):
+        return False
+    if not os.path.isfile(os.path.join(path, "meta.json")):
+        raise UserError(f"{path} is there and is no cache: give a new or an empty directory")
+    open_cache(path)  # or it is damaged
+    with open(os.path.join(path, "meta.json"), encoding="utf-8") as file:
+        made = json.load(file)["settings"]
+    if made != settings:
+        raise UserError(
+            f"{path} is the cache of {_described(made)}; asked for is {_described(settings)}: give "
+            "another directory"
+        )
+    return True
+
+
+def _described(settings: Mapping[str, Any]) -> str:
+    counts = ", ".join(f"{split} {count:,}" for split, count in settings["images"].items())
+    return (
+        f"{settings['source']} ({counts}; list {settings['list'][:8]}) at {settings['size']} pixels"
+        + f" with holdout={settings['holdout']:g}" * bool(settings["holdout"])
+    )
+
+
+def _check_skipped(partial: pathlib.Path, on_bad_image: OnBadImage) -> None:
+    """What was left out so far is not in the files: 'fail' comes too late for it."""
+    listed = partial / "skipped.csv"
+    skipped = len(listed.read_bytes().splitlines()) - 1 if listed.exists() else 0
+    if on_bad_image == "fail" and skipped > 0:
+        raise UserError(
+            f"{partial} has left out {skipped} images already (see {listed}): go on with "
+            f"--on_bad_image=skip, or delete {partial} to start anew"
+        )
 
 
 def cores() -> int:
@@ -114,11 +179,14 @@ def plan_splits(source: Source, size: int, holdout: float) -> Plan:
         raise UserError(f"image size {size}: expected a positive number of pixels")
     if len(source.class_names) < 2:
         raise UserError(
-            f"{source.name} has {len(source.class_names)} class(es); at least two are needed"
+            f"{source.name} has {len(source.class_names)} class(es), "
+            f"{', '.join(source.class_names)}; at least two are needed"
         )
     if len(source.splits.get("train", ())) == 0:
         raise UserError(f"{source.name} has no training images (splits: {sorted(source.splits)})")
     plan = {name: (split, np.arange(len(split))) for name, split in source.splits.items()}
+    if not math.isfinite(holdout):
+        raise UserError(f"holdout={holdout}: expected a number of images, or a share")
     if holdout:
         if "validation" in plan:
             raise UserError(
@@ -146,20 +214,26 @@ class Cost(NamedTuple):
     Attributes:
         images: of all splits.
         bytes: on the disk.
-        images_per_second: on all cores, measured on a few dozen of them.
+        threads: that do the work.
+        images_per_second: measured on a few dozen of them.
     """
 
     images: int
     bytes: int
+    threads: int
     images_per_second: float
 
     def __str__(self) -> str:
         seconds = self.images / self.images_per_second
         long = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
         return (
-            f"{self.images:,} images, {self.bytes / 1e9:,.1f} GB, about "
-            f"{long if seconds > 90 else 'a minute'} on {cores()} cores"
+            f"{self.images:,} images, {_size(self.bytes)}, about "
+            f"{long if seconds > 90 else 'a minute'} on {self.threads} cores"
         )
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count > 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def footprint(source: Source, size: int) -> int:
@@ -167,21 +241,21 @@ def footprint(source: Source, size: int) -> int:
     return sum(len(split) for split in source.splits.values()) * size * size * 3
 
 
-def estimate(source: Source, size: int) -> Cost:
-    """Measures a few images, spread over the training split, on all cores."""
-    split = source.splits["train"]
-    chosen = np.linspace(0, len(split) - 1, min(len(split), 32 * cores()), dtype=int)
+def estimate(source: Source, size: int, workers: int | None = None) -> Cost:
+    """Measures a few images, spread over the training split."""
+    split, threads = source.splits["train"], workers or cores()
+    chosen = np.linspace(0, len(split) - 1, min(len(split), 32 * threads), dtype=int)
 
-    def prepare(index: int) -> None:
-        with contextlib.suppress(images.BadImage):
+    def load(index: int) -> None:
+        with contextlib.suppress(images.BadImage, OSError):
             images.load(split[index].content, size)
 
-    with _one_opencv_thread(), futures.ThreadPoolExecutor(cores()) as pool:
+    with _one_opencv_thread(), futures.ThreadPoolExecutor(threads) as pool:
         start = time.perf_counter()
-        list(pool.map(prepare, chosen.tolist()))
+        list(pool.map(load, chosen.tolist()))
         seconds = time.perf_counter() - start
     count = sum(len(split) for split in source.splits.values())
-    return Cost(count, footprint(source, size), len(chosen) / seconds)
+    return Cost(count, footprint(source, size), threads, len(chosen) / seconds)
 
 
 def check_disk(needed: int, directory: str) -> None:
@@ -193,7 +267,7 @@ def check_disk(needed: int, directory: str) -> None:
     free = shutil.disk_usage(directory).free
     if needed * 1.01 > free:  # a little over, for labels and the file system's own use
         raise UserError(
-            f"the cache needs {needed / 1e9:.1f} GB in {directory}, where {free / 1e9:.1f} GB are "
+            f"the cache needs {_size(needed)} in {directory}, where {_size(free)} are "
             "free: choose a larger disk (--config.data.dir, or --out of alexnet_jax.prepare), or a "
             "smaller image size"
         )
@@ -219,8 +293,7 @@ class Position:
     def save(self, directory: pathlib.Path, settings: dict[str, Any]) -> None:
         """Records it, all at once or not at all.
 
-        The files it speaks of may still be on their way to the disk: should the machine go down, a
-        journaling file system leaves them shorter than the record says, which then is not believed.
+        A record that says more than the files hold is not believed by the next start.
         """
         facts = json.dumps({"settings": settings, "read": self.read, "lengths": self.lengths})
         partial = directory / "progress.tmp"
@@ -232,6 +305,8 @@ class Position:
                 image=self.sums.image,
                 products=self.sums.products,
             )
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(directory / "progress.npz")
 
 
@@ -242,19 +317,18 @@ def _recorded(directory: pathlib.Path, settings: dict[str, Any]) -> Position | N
         UserError: the files are those of another preparation.
     """
     try:
-        with np.load(directory / "progress.npz") as saved:
+        with (directory / "progress.npz").open("rb") as file, np.load(file) as saved:
             facts = json.loads(str(saved["facts"]))
             sums = Sums(int(saved["count"]), saved["image"], saved["products"])
         whole = all(
             (directory / name).stat().st_size >= length for name, length in facts["lengths"].items()
         )
-    except (OSError, ValueError, KeyError, EOFError):  # never recorded, or damaged
-        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None  # never recorded, or damaged
     if facts["settings"] != settings:
-        changed = [key for key in settings if facts["settings"].get(key) != settings[key]]
         raise UserError(
-            f"{directory} is part of another preparation (other {', '.join(changed)}): delete it, "
-            "or choose another place"
+            f"{directory} is part of another preparation, {_described(facts['settings'])}; asked "
+            f"for is {_described(settings)}: delete it, or give another place"
         )
     return Position(facts["read"], facts["lengths"], sums) if whole else None
 
@@ -280,6 +354,10 @@ class _Files:
             rest = rest[file.write(rest[: 1 << 18]) :]  # large pages together for them
         return file.tell()
 
+    def sync(self) -> None:
+        for file in self._open.values():
+            os.fdatasync(file.fileno())
+
     def close(self) -> None:
         for file in self._open.values():
             file.close()
@@ -300,14 +378,14 @@ class _Chunk(NamedTuple):
 def _write(
     source: Source,
     plan: Plan,
-    size: int,
     directory: pathlib.Path,
     position: Position,
     settings: dict[str, Any],
     workers: int | None,
     on_bad_image: OnBadImage,
-) -> Sums:
-    """Takes the growing files from a position to their end; the sums of the training images."""
+) -> Position:
+    """Takes the growing files from a position to their end."""
+    size = settings["size"]
     files = _Files(directory, position.lengths)
     saved = time.monotonic()
     try:
@@ -320,11 +398,13 @@ def _write(
                     bad, reason = chunk.bad[0]
                     raise UserError(
                         f"{source.name}: {bad} of the split {name} cannot be used ({reason}): mend "
-                        "or remove it, or leave such images out and have them listed by "
-                        "`python -m alexnet_jax.prepare ... --on_bad_image=skip`"
+                        "it and give the same command again, or leave such images out and have "
+                        "them listed by `python -m alexnet_jax.prepare ... --on_bad_image=skip` (a "
+                        "list with one image less starts anew)"
                     )
                 position = _append(files, position, name, chunk)
                 if time.monotonic() - saved > RECORD_SECONDS:
+                    files.sync()
                     position.save(directory, settings)
                     saved = time.monotonic()
         position.save(directory, settings)
@@ -334,7 +414,7 @@ def _write(
         raise
     finally:
         files.close()
-    return position.sums
+    return position
 
 
 def _append(files: _Files, position: Position, split: str, chunk: _Chunk) -> Position:
@@ -372,7 +452,11 @@ def _chunks(
         rows: list[tuple[int, str, str]] = []
         bad: list[tuple[str, str]] = []
         for index in indices[start : start + CHUNK].tolist():
-            record = split[index]
+            try:
+                record = split[index]
+            except OSError as error:
+                bad.append((f"image {index}", str(error)))
+                continue
             if not 0 <= record.label < classes:
                 raise UserError(
                     f"{record.name} has the label {record.label}, but there are {classes} classes "
@@ -440,39 +524,47 @@ def _one_opencv_thread() -> Iterator[None]:
 
 
 def _complete(
-    source: Source, plan: Plan, sums: Sums, directory: pathlib.Path, holdout: float
+    source: Source,
+    plan: Plan,
+    position: Position,
+    directory: pathlib.Path,
+    settings: dict[str, Any],
 ) -> None:
     """Adds to the grown files what could only be known at the end."""
-    size = len(sums.image)
+    size, sums = settings["size"], position.sums
+    if sums.count == 0:
+        raise UserError(f"{source.name}: none of the training images can be used")
     counts, checksums = {}, {}
     for name in plan:
-        labels, digest = [], hashlib.sha256()
         rows = directory / f"{name}.csv"
-        for label, crc32, _ in read_rows(str(rows)) if rows.exists() else ():
-            labels.append(label)
-            digest.update(crc32.to_bytes(4, "big"))
-        if not labels:
-            if name == "train":
-                raise UserError(f"{source.name}: none of the training images can be used")
+        labels = [label for label, _, _ in read_rows(str(rows))] if rows.exists() else []
+        if not labels:  # nothing in it, or nothing that can be used
+            rows.unlink(missing_ok=True)
+            (directory / f"{name}.images.npy").unlink(missing_ok=True)
             continue
-        counts[name], checksums[name] = len(labels), digest.hexdigest()
+        counts[name] = len(labels)
+        checksums[rows.name] = hashlib.sha256(rows.read_bytes()).hexdigest()
         np.save(directory / f"{name}.labels.npy", np.array(labels, np.int32))
         with (directory / f"{name}.images.npy").open("r+b") as file:
             file.write(_npy_header((len(labels), size, size, 3)))
     np.save(directory / "mean_image.npy", sums.mean_image())
+    skipped = directory / "skipped.csv"
+    checksums[skipped.name] = hashlib.sha256(skipped.read_bytes()).hexdigest()
     eigenvalues, eigenvectors = sums.principal_components()
     meta = {
         "format": FORMAT,
         "name": source.name,
         "size": size,
-        "holdout": holdout,
+        "settings": settings,
         "counts": counts,
-        "skipped": {name: len(plan[name][1]) - count for name, count in counts.items()},
+        "skipped": {name: len(plan[name][1]) - counts.get(name, 0) for name in plan},
         "checksums": checksums,
+        "covariance": sums.covariance().tolist(),
         "eigenvalues": eigenvalues.tolist(),
         "eigenvectors": eigenvectors.tolist(),
         "class_names": list(source.class_names),
     }
+    meta["fingerprint"] = fingerprint(meta, sums.mean_image())
     text = json.dumps(meta, indent=1, ensure_ascii=False)
     (directory / "meta.json").write_text(text, encoding="utf-8")
     for path in directory.iterdir():
@@ -491,5 +583,6 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
 
 def _csv(rows: Iterable[Iterable[Any]]) -> bytes:
     file = io.StringIO(newline="")
-    csv.writer(file, lineterminator="\n").writerows(rows)
+    # Texts in quotation marks: a name may hold whatever ends a line.
+    csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
     return file.getvalue().encode("utf-8", "surrogateescape")

@@ -86,11 +86,16 @@ def exclusive_lock(path: str) -> Iterator[None]:
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             file = stack.enter_context(open(path, "a"))
-            fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file closes, however we end
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"waiting for another process to let go of {path}", flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file closes, however we end
         except OSError as error:
             raise UserError(
                 f"cannot write and lock {path} ({error.strerror}): "
-                "set config.data.dir to a directory you can write"
+                "choose a directory you can write (--config.data.dir, or --out of "
+                "alexnet_jax.prepare)"
             ) from error
         yield
 

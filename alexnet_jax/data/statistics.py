@@ -57,18 +57,23 @@ class Sums:
         """float32 (S, S, 3)."""
         return (self.image / self.count).astype(np.float32)
 
-    def principal_components(self) -> tuple[np.ndarray, np.ndarray]:
-        """Eigenvalues (3,), ascending, and eigenvectors (3, 3) as columns, of the RGB covariance.
+    def covariance(self) -> np.ndarray:
+        """float64 (3, 3), of R, G and B over all pixels of all images (paper section 4.1), divided
+        by their number, in squared grey levels.
 
-        The covariance is over all pixels of all images (paper section 4.1), divided by their
-        number. Its numerator is taken in Python's integers: n * products overflows int64 on
-        ImageNet. An eigenvector's sign is free; its largest entry is made positive.
+        The numerator is taken in Python's integers: n * products overflows int64 on ImageNet.
         """
         n = self.count * self.image.shape[0] * self.image.shape[1]
         total = self.image.sum(axis=(0, 1)).astype(object)
         numerator = n * self.products.astype(object) - np.outer(total, total)
-        covariance = (numerator / (n * n)).astype(np.float64)
-        values, vectors = np.linalg.eigh(covariance)
+        return (numerator / (n * n)).astype(np.float64)
+
+    def principal_components(self) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues (3,), ascending, and eigenvectors (3, 3) as columns, of the covariance.
+
+        An eigenvector's sign is free; its largest entry is made positive.
+        """
+        values, vectors = np.linalg.eigh(self.covariance())
         largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(3)]
         return np.maximum(values, 0.0), vectors * np.sign(largest)
 

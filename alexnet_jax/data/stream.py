@@ -1,8 +1,8 @@
 """Training batches by grain, and evaluation batches in which every example counts once.
 
 The stream is grain over *batches*: the number of a batch goes in, and one map cuts all its crops
-into one array. A map for each image costs twice to six times as much in grain's machinery
-(`experiments.benchmark_input` measures it), and worker processes cost more than they bring.
+into one array. A map for each image takes three times as long at best, because of grain's own work
+for each element (`experiments.benchmark_input` measures it).
 
 Batch k is a pure function of (seed, k): its place in the epochs says which images, and a Philox
 generator with the key (seed, k) how they are cut. So a stream resumes exactly from the number k

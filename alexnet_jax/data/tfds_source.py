@@ -36,7 +36,7 @@ class EncodedSplit:
             raise OSError(f"{name}: the record is empty")
         if self._name_key:
             text = record[self._name_key]
-            name = text.decode() if isinstance(text, bytes) else str(text)
+            name = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
         return Record(name, int(label), content)
 
 
@@ -58,7 +58,7 @@ def open_tfds(name: str, data_dir: str) -> Source:
         raise UserError(
             f"tfds:{name} is not prepared under {data_dir}: {_prepare_command(name, data_dir)}"
         ) from error
-    return source_from_builder(builder, name)
+    return source_from_builder(builder, f"tfds:{name}")
 
 
 def source_from_builder(builder: Any, name: str) -> Source:
@@ -112,7 +112,7 @@ def _only_feature(features: Any, kind: type, name: str) -> str:
 
 
 def _prepare_command(name: str, data_dir: str) -> str:
-    base = name.split(":")[0]
+    base = name.removeprefix("tfds:").split(":")[0]
     return (
         f"run `tfds build {base} --file_format=array_record --data_dir={data_dir}`, or set "
         "config.data.dir to where it is prepared (datasets over 1 GB and imagenet2012 need "

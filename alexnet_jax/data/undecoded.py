@@ -99,7 +99,8 @@ def open_undecoded(source: Source, size: int, holdout: float = 0) -> Cache:
     )
     sums = _sample(Images(split, np.sort(order[:SAMPLE]), size), source.name)
     eigenvalues, eigenvectors = sums.principal_components()
-    facts = (source.identity, size, holdout, sums.image.tobytes(), sums.products.tobytes())
+    counts = {name: len(indices) for name, (_, indices) in sorted(plan.items())}
+    facts = (source.class_names, counts, size, sums.image.tobytes(), sums.products.tobytes())
     return Cache(
         path=source.name,
         name=source.name,
