@@ -737,8 +737,8 @@ def report(result: dict[str, Any]) -> str:
         f"{jpegs['files']:,} JPEG files, {jpegs['width']}x{jpegs['height']}, {size['min']:.0f} to "
         f"{size['max']:.0f} kB (median {size['median']:.0f}), no two the same. Files and cache are "
         "in the page cache: no disk is waited for.",
-        f"Median, least and most of {settings['rounds']} rounds. In each all rows take turns, for about "
-        f"{seconds:g} s; with workers for {WORKERS_LONGER * seconds:g} s, because starting "
+        f"Median, least and most of {settings['rounds']} rounds. In each all rows take turns, for "
+        f"about {seconds:g} s; with workers for {WORKERS_LONGER * seconds:g} s, because starting "
         f"them is in their time, and preparation for {PREPARING_LONGER * seconds:g} s, which are "
         "the same files several times over.",
         "A CPU second is one of user or system time, over all threads and processes.",
