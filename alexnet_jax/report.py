@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from alexnet_jax.evaluate import Score
+from alexnet_jax.scores import Score
 
 Row = dict[str, Any]
 

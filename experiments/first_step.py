@@ -11,9 +11,10 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from alexnet_jax import build, optim, train
+from alexnet_jax import build, optim
 from alexnet_jax import config as config_lib
 from alexnet_jax.model import AlexNet, make_mesh, towers
+from alexnet_jax.step import initial_state, make_train_step
 
 
 def main(name: str, batch_size: str, *assignments: str) -> None:
@@ -29,8 +30,8 @@ def main(name: str, batch_size: str, *assignments: str) -> None:
         "label": np.zeros(count, np.int32),
     }
     mean_image = np.zeros((size, size, 3), np.float32)
-    state = train.initial_state(model, optimizer, config.seed)
-    step = train.make_train_step(model, optimizer, mean_image, config, 1)
+    state = initial_state(model, optimizer, config.seed)
+    step = make_train_step(model, optimizer, mean_image, config, 1)
     state = step(state, jax.device_put(batch, NamedSharding(mesh, towers.IMAGES)))
     print("dispatched", flush=True)
     jax.block_until_ready(state)

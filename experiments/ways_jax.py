@@ -11,9 +11,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from alexnet_jax import optim, train
-from alexnet_jax.data.cache import open_cache
+from alexnet_jax import optim
 from alexnet_jax.model import AlexNet, Network, make_mesh, towers
+from alexnet_jax.step import State, dropout_key, initial_state, make_train_step
 from experiments import contenders, plain
 from experiments.contenders import Arrays, Contender, Failed, Task, Way
 
@@ -177,7 +177,7 @@ class Stepping(Compiled):
 
 
 class Training(Stepping):
-    """The program's own step, `train.make_train_step`."""
+    """The program's own step, `make_train_step`."""
 
     def __init__(self, task: Task, mesh: Mesh, mean_image: np.ndarray | None = None) -> None:
         self.task, self.mesh = task, mesh
@@ -185,38 +185,36 @@ class Training(Stepping):
         self.model = model_of(task, mesh)
         optimizer = optim.update_rule(config.optim, STEPS)
         mean = contenders.mean_image(network) if mean_image is None else mean_image
-        state = train.initial_state(self.model, optimizer, config.seed)
+        state = initial_state(self.model, optimizer, config.seed)
         params = contenders.parameters(network)
         state = state.replace(params=jax.device_put(params, towers.shardings(params, mesh)))
         batch = jax.device_put(
             contenders.batch(network, task.batch), NamedSharding(mesh, towers.IMAGES)
         )
-        step = train.make_train_step(self.model, optimizer, mean, config, STEPS)
+        step = make_train_step(self.model, optimizer, mean, config, STEPS)
         super().__init__(task, step, state, batch)
 
     def outcome(self, given: Mapping[str, np.ndarray]) -> Arrays:
         """Also the masks that the step draws, for those who cannot draw the same."""
         outcome = super().outcome(given)
         for step in range(contenders.CHECKED_STEPS):
-            masks = self.model.dropout_masks(dropout_key(self.task, step), self.batch)
+            masks = self.model.dropout_masks(dropout_key(self.task.config.seed, step), self.batch)
             outcome |= {f"mask/{step}/{name}": np.asarray(mask) for name, mask in masks.items()}
         return outcome
-
-
-def dropout_key(task: Task, step: jax.Array | int) -> jax.Array:
-    """As in `train.make_train_step`."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(task.config.seed), 1), step)
 
 
 class Stream(Training):
     """Training on the images of a prepared cache, which come as in a run."""
 
     def __init__(self, task: Task) -> None:
+        from alexnet_jax.data.cache import open_cache  # the input pipeline is needed here only
+        from alexnet_jax.train import input_stream
+
         cache = open_cache(task.cache)
         config = task.config.copy_and_resolve_references()
         config.batch_size = task.batch
         mesh = make_mesh(1, 1)
-        self.batches = iter(train.input_stream(config, cache, task.network, mesh, STEPS))
+        self.batches = iter(input_stream(config, cache, task.network, mesh, STEPS))
         super().__init__(task, mesh, cache.mean_image)
 
     def step(self) -> None:
@@ -232,7 +230,7 @@ def plain_training(task: Task) -> Contender:
     mean = jnp.asarray(contenders.mean_image(network))
     model = AlexNet(network, make_mesh(1, 1))
     params = jax.tree.map(jnp.asarray, contenders.parameters(network))
-    state = train.State(
+    state = State(
         step=jnp.int32(0),
         params=params,
         batch_stats={},
@@ -242,9 +240,9 @@ def plain_training(task: Task) -> Contender:
         bad_step=jnp.int32(-1),
     )
 
-    def step(state: train.State, batch: Any) -> train.State:
+    def step(state: State, batch: Any) -> State:
         images = batch["image"].astype(jnp.float32) - mean
-        masks = model.dropout_masks(dropout_key(task, state.step), len(images))
+        masks = model.dropout_masks(dropout_key(task.config.seed, state.step), len(images))
 
         def loss(params: Tree) -> jax.Array:
             logits = plain.logits(network, params, images, masks, jnp.dtype(task.dtype))

@@ -17,9 +17,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import optim, train
+from alexnet_jax import optim
 from alexnet_jax.configs import base, small
 from alexnet_jax.model import AlexNet, Conv, Dense, Network, make_mesh, towers
+from alexnet_jax.step import State, initial_state, make_train_step
 
 MESHES = [(1, 2), (2, 1), (2, 2), (4, 2)]  # data x tower
 BATCH, STEPS = 8, 10
@@ -64,12 +65,12 @@ def run_config(norm: str) -> ConfigDict:
 
 
 @functools.cache
-def start(norm: str) -> train.State:
+def start(norm: str) -> State:
     """The state before the first step, on the host. Once, since drawing takes long to compile."""
     config = run_config(norm)
     model = AlexNet(config_lib.network(config), make_mesh(1, 1))
     optimizer = optim.update_rule(config.optim, STEPS)
-    return jax.device_get(train.initial_state(model, optimizer, config.seed))
+    return jax.device_get(initial_state(model, optimizer, config.seed))
 
 
 @functools.cache
@@ -80,7 +81,7 @@ def trained(data: int, tower: int, norm: str = "lrn") -> dict[str, Any]:
     rng = np.random.default_rng(0)
     mean_image = rng.uniform(100, 140, (104, 104, 3)).astype(np.float32)
     optimizer = optim.update_rule(config.optim, STEPS)
-    step = train.make_train_step(model, optimizer, mean_image, config, STEPS)
+    step = make_train_step(model, optimizer, mean_image, config, STEPS)
     state = jax.device_put(start(norm), towers.shardings(start(norm), model.mesh))
     losses = []
     for _ in range(STEPS):
@@ -108,7 +109,7 @@ def drawn(data: int, tower: int) -> Drawn:
     gone = {name: Conv(0, 3) for name in ("conv3", "conv4", "conv5")}
     model = AlexNet(fixtures.small_network(**gone), make_mesh(data, tower))
     optimizer = optim.update_rule(base.get_config().optim, STEPS)
-    state = train.initial_state(model, optimizer, seed=3)
+    state = initial_state(model, optimizer, seed=3)
     masks = jax.jit(lambda key: model.dropout_masks(key, BATCH))(jax.random.key(5))
     conv2 = state.params["conv2"]["kernel"].addressable_shards[0].data.shape
     return Drawn(jax.device_get(state.params), jax.device_get(masks), conv2)
@@ -127,7 +128,7 @@ def test_every_mesh_computes_the_same(mesh: tuple[int, int], classes: int) -> No
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_ten_steps_go_the_same_way_on_every_mesh(mesh: tuple[int, int]) -> None:
-    """The whole step of train.py: input, masks, gradients, update."""
+    """The whole step of step.py: input, masks, gradients, update."""
     found, expected = trained(*mesh), trained(1, 1)
     assert np.all(np.isfinite(expected["losses"])) and np.ptp(expected["losses"]) > 0.1
     assert fixtures.difference(found["losses"], expected["losses"]) < 1e-5
