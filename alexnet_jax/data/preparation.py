@@ -179,8 +179,8 @@ def plan_splits(source: Source, size: int, holdout: float) -> Plan:
         raise UserError(f"image size {size}: expected a positive number of pixels")
     if len(source.class_names) < 2:
         raise UserError(
-            f"{source.name} has {len(source.class_names)} class(es), "
-            f"{', '.join(source.class_names)}; at least two are needed"
+            f"{source.name} has {len(source.class_names)} class(es); at least two are needed"
+            f" (found: {', '.join(source.class_names) or 'none'})"
         )
     if len(source.splits.get("train", ())) == 0:
         raise UserError(f"{source.name} has no training images (splits: {sorted(source.splits)})")
