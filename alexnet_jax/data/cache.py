@@ -164,7 +164,10 @@ def open_cache(path: str) -> Cache:
         with open(os.path.join(path, "meta.json"), encoding="utf-8") as file:
             meta = json.load(file)
         if meta["format"] != FORMAT:
-            raise ValueError(f"format {meta['format']}, expected {FORMAT}")
+            raise UserError(
+                f"{path} was made by another version of alexnet_jax (format {meta['format']}, "
+                f"expected {FORMAT}): delete it, it will be made again"
+            )
         mean_image = np.load(os.path.join(path, "mean_image.npy"))
         images, labels = {}, {}
         for split, count in meta["counts"].items():
