@@ -438,3 +438,14 @@ def test_undecoded_gives_the_pixels_of_the_cache(pets):
 def test_undecoded_names_a_bad_image(spoilt):
     with pytest.raises(UserError, match=r"dog/(17|21)\.png cannot be used"):
         undecoded.open_undecoded(spoilt, 16)
+
+
+def test_undecoded_tfds_gives_the_pixels_of_its_cache(tmp_path):
+    fixtures.prepare_tfds(fixtures.TinyPhotos, tmp_path)
+    source = sources.open_source("tfds:tiny_photos", str(tmp_path))
+    cache = preparation.make_cache(source, 16, str(tmp_path / "c"))
+    direct = undecoded.open_undecoded(source, 16)
+    assert list(direct.images) == list(cache.images) == ["train", "validation"]
+    for split in cache.images:
+        np.testing.assert_array_equal(direct.images[split][:], cache.images[split])
+        np.testing.assert_array_equal(direct.labels[split][:], cache.labels[split])
