@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from alexnet_jax.data import preparation, sources
+from alexnet_jax.data import cost, plans, preparation, sources
 from alexnet_jax.data.cache import Cache, open_cache, partial_path
 from alexnet_jax.data.cache import verify as verify_cache
 from alexnet_jax.errors import UserError
@@ -97,14 +97,15 @@ def prepare(out: str) -> None:
     source = sources.open_source(FLAGS.source, FLAGS.data_dir)
     splits = ", ".join(f"{name} {len(split):,}" for name, split in source.splits.items())
     print(f"{source.name}: {len(source.class_names):,} classes; {splits}")
-    settings = preparation.settings_of(source, FLAGS.size, FLAGS.holdout)
+    plan = plans.plan_splits(source, FLAGS.size, FLAGS.holdout)
+    settings = plans.settings_of(source, plan, FLAGS.size, FLAGS.holdout)
     if preparation.is_made(out, settings):
         print("It is complete already; without --source it is verified.")
         report(open_cache(out))
         return
-    cost = preparation.estimate(source, FLAGS.size, FLAGS.workers)
+    estimate = cost.estimate(source, FLAGS.size, FLAGS.workers)
     goes_on = os.path.isdir(partial_path(out))
-    print(f"{cost}{', less what is in ' + partial_path(out) if goes_on else ''}", flush=True)
+    print(f"{estimate}{', less what is in ' + partial_path(out) if goes_on else ''}", flush=True)
     start = time.perf_counter()
     cache = preparation.make_cache(
         source, FLAGS.size, out, FLAGS.holdout, FLAGS.workers, FLAGS.on_bad_image

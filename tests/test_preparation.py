@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.data import cache as caches
-from alexnet_jax.data import images, preparation, sources, undecoded
+from alexnet_jax.data import cost, images, preparation, sources, undecoded
 from alexnet_jax.data.records import Record, Source
 from alexnet_jax.data.statistics import Sums
 from alexnet_jax.errors import UserError
@@ -135,7 +135,7 @@ def test_names_of_any_kind_come_back(tmp_path):
 # A preparation in a process of its own, that can be killed; it records its place after each chunk.
 SLOW = """
 import sys, time
-from alexnet_jax.data import images, preparation, sources
+from alexnet_jax.data import cost, images, preparation, sources
 preparation.RECORD_SECONDS, preparation.CHUNK = 0.0, 4
 load = images.load
 images.load = lambda content, size: (time.sleep(float(sys.argv[3])), load(content, size))[1]
@@ -385,7 +385,7 @@ def test_a_file_that_cannot_be_read_is_a_bad_image(tmp_path):
     source = sources.open_source(f"folder:{tmp_path}/pets")
     with pytest.raises(UserError, match=r"cat/z\.png: No such file"):
         preparation.make_cache(source, 16, str(tmp_path / "c"))
-    assert preparation.estimate(source, 16).images == 9
+    assert cost.estimate(source, 16).images == 9
     cache = preparation.make_cache(source, 16, str(tmp_path / "c"), on_bad_image="skip")
     assert len(cache.images["train"]) == 8
 

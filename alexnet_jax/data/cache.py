@@ -117,20 +117,20 @@ def ensure_cache(
     path = os.path.join(data_dir, "alexnet_jax", cache_name(spec, size, holdout))
     if os.path.isdir(path):
         return open_cache(path)
-    from alexnet_jax.data import preparation
+    from alexnet_jax.data import cost, preparation
 
     source = sources.open_source(spec, data_dir)
-    cost = preparation.estimate(source, size)
-    if cost.bytes > LARGE:
+    if cost.footprint(source, size) > LARGE:
+        estimate = cost.estimate(source, size)
         command = ["--source=" + spec, "--out=" + path, f"--size={size}"]
         command += [f"--holdout={holdout:g}"] if holdout else []
         command += [f"--data_dir={data_dir}"] if spec.startswith("tfds:") else []
         raise UserError(
-            f"{spec} is not prepared yet, and large: {cost}. Run\n\n    python -m "
+            f"{spec} is not prepared yet, and large: {estimate}. Run\n\n    python -m "
             f"alexnet_jax.prepare {shlex.join(command)}\n\nonce (any other --out=DIR will do, with "
             "--config.data.cache=DIR afterwards), and then this command again; or decode every "
             "image in every epoch, at "
-            f"{cost.images_per_second:,.0f} images/s at best, by --config.data.cache=none"
+            f"{estimate.images_per_second:,.0f} images/s at best, by --config.data.cache=none"
         )
     return preparation.make_cache(source, size, path, holdout)
 

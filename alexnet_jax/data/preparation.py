@@ -9,24 +9,20 @@ not there.
 import collections
 import contextlib
 import csv
-import dataclasses
 import hashlib
 import io
 import itertools
 import json
-import math
 import os
 import pathlib
 import shutil
 import sys
 import time
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from typing import Any, Literal, NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 import tqdm
 
@@ -40,17 +36,18 @@ from alexnet_jax.data.cache import (
     partial_path,
     read_rows,
 )
+from alexnet_jax.data.cost import check_disk, cores, footprint, one_opencv_thread
+from alexnet_jax.data.growing import GrowingFiles, Position, recorded
+from alexnet_jax.data.plans import Plan, described, plan_splits, settings_of
 from alexnet_jax.data.records import Source, Split
 from alexnet_jax.data.statistics import Sums
 from alexnet_jax.errors import UserError
 
-HOLDOUT_SEED = 2012  # which images are held out is a fact of the dataset, not of a run's seed
 CHUNK = 32  # images a worker takes at a time
 RECORD_SECONDS = 10.0  # of work that a kill may cost
 HEADER = 128  # bytes of a .npy file before its data
 
 OnBadImage = Literal["fail", "skip"]
-Plan = dict[str, tuple[Split, np.ndarray]]  # split name: the split to read, which of its images
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -82,14 +79,14 @@ def make_cache(
     """
     path = os.path.realpath(os.path.expanduser(path))
     plan = plan_splits(source, size, holdout)
-    settings = settings_of(source, size, holdout)
+    settings = settings_of(source, plan, size, holdout)
     parent, name = os.path.split(path)
     with sources.exclusive_lock(os.path.join(parent, f".{name}.lock")):
         if is_made(path, settings):
             pathlib.Path(path, "progress.npz").unlink(missing_ok=True)  # of one killed at its end
             return open_cache(path)
         partial = pathlib.Path(partial_path(path))
-        position = _recorded(partial, settings)
+        position = recorded(partial, settings)
         if position is None:
             shutil.rmtree(partial, ignore_errors=True)
             check_disk(footprint(source, size), parent)
@@ -112,18 +109,6 @@ def make_cache(
     return open_cache(path)
 
 
-def settings_of(source: Source, size: int, holdout: float) -> dict[str, Any]:
-    """What makes one preparation another than another, in plain values."""
-    plan = plan_splits(source, size, holdout)
-    return {
-        "source": source.name,
-        "list": hashlib.sha256(source.identity.encode()).hexdigest(),
-        "size": size,
-        "holdout": float(holdout),
-        "images": {split: len(indices) for split, (_, indices) in plan.items()},
-    }
-
-
 def is_made(path: str, settings: Mapping[str, Any]) -> bool:
     """Whether there is a cache at `path`, of these settings.
 
@@ -141,18 +126,10 @@ def is_made(path: str, settings: Mapping[str, Any]) -> bool:
         made = json.load(file)["settings"]
     if made != settings:
         raise UserError(
-            f"{path} is the cache of {_described(made)}; asked for is {_described(settings)}: give "
+            f"{path} is the cache of {described(made)}; asked for is {described(settings)}: give "
             "another directory"
         )
     return True
-
-
-def _described(settings: Mapping[str, Any]) -> str:
-    counts = ", ".join(f"{split} {count:,}" for split, count in settings["images"].items())
-    return (
-        f"{settings['source']} ({counts}; list {settings['list'][:8]}) at {settings['size']} pixels"
-        + f" with holdout={settings['holdout']:g}" * bool(settings["holdout"])
-    )
 
 
 def _check_skipped(partial: pathlib.Path, on_bad_image: OnBadImage) -> None:
@@ -164,203 +141,6 @@ def _check_skipped(partial: pathlib.Path, on_bad_image: OnBadImage) -> None:
             f"{partial} has left out {skipped} images already (see {listed}): go on with "
             f"--on_bad_image=skip, or delete {partial} to start anew"
         )
-
-
-def cores() -> int:
-    """The cores this process may use; a container's share is not the machine's count."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def plan_splits(source: Source, size: int, holdout: float) -> Plan:
-    """Says which source image goes where, and refuses what cannot be trained on."""
-    if size < 1:
-        raise UserError(f"image size {size}: expected a positive number of pixels")
-    if len(source.class_names) < 2:
-        raise UserError(
-            f"{source.name} has {len(source.class_names)} class(es); at least two are needed"
-            f" (found: {', '.join(source.class_names) or 'none'})"
-        )
-    if len(source.splits.get("train", ())) == 0:
-        raise UserError(f"{source.name} has no training images (splits: {sorted(source.splits)})")
-    plan = {name: (split, np.arange(len(split))) for name, split in source.splits.items()}
-    if not math.isfinite(holdout):
-        raise UserError(f"holdout={holdout}: expected a number of images, or a share")
-    if holdout:
-        if "validation" in plan:
-            raise UserError(
-                f"{source.name} has a validation split of its own: set holdout={holdout:g} to 0"
-            )
-        split, indices = plan["train"]
-        count = round(holdout * len(indices)) if 0 < holdout < 1 else int(holdout)
-        if not 0 < count < len(indices) or (holdout > 1 and count != holdout):
-            raise UserError(
-                f"holdout={holdout:g}: expected 1 to {len(indices) - 1}, one less than the "
-                "training images, or a share between 0 and 1"
-            )
-        order = np.random.Generator(np.random.Philox(HOLDOUT_SEED)).permutation(len(indices))
-        plan["validation"] = split, np.sort(order[:count])
-        plan["train"] = split, np.sort(order[count:])
-    return plan
-
-
-# --- what it will cost ----------------------------------------------------------------------------
-
-
-class Cost(NamedTuple):
-    """What a preparation takes.
-
-    Attributes:
-        images: of all splits.
-        bytes: on the disk.
-        threads: that do the work.
-        images_per_second: measured on a few dozen of them.
-    """
-
-    images: int
-    bytes: int
-    threads: int
-    images_per_second: float
-
-    def __str__(self) -> str:
-        seconds = self.images / self.images_per_second
-        long = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
-        return (
-            f"{self.images:,} images, {_size(self.bytes)}, about "
-            f"{long if seconds > 90 else 'a minute'} on {self.threads} cores"
-        )
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:,.1f} GB" if count > 1e9 else f"{count / 1e6:,.1f} MB"
-
-
-def footprint(source: Source, size: int) -> int:
-    """Bytes of the source's cache."""
-    return sum(len(split) for split in source.splits.values()) * size * size * 3
-
-
-def estimate(source: Source, size: int, workers: int | None = None) -> Cost:
-    """Measures a few images, spread over the training split."""
-    split, threads = source.splits["train"], workers or cores()
-    chosen = np.linspace(0, len(split) - 1, min(len(split), 32 * threads), dtype=int)
-
-    def load(index: int) -> None:
-        with contextlib.suppress(images.BadImage, OSError):
-            images.load(split[index].content, size)
-
-    with _one_opencv_thread(), futures.ThreadPoolExecutor(threads) as pool:
-        start = time.perf_counter()
-        list(pool.map(load, chosen.tolist()))
-        seconds = time.perf_counter() - start
-    count = sum(len(split) for split in source.splits.values())
-    return Cost(count, footprint(source, size), threads, len(chosen) / seconds)
-
-
-def check_disk(needed: int, directory: str) -> None:
-    """Refuses what will not fit.
-
-    Raises:
-        UserError: says how much is needed, how much is there, and what else can be done.
-    """
-    free = shutil.disk_usage(directory).free
-    if needed * 1.01 > free:  # a little over, for labels and the file system's own use
-        raise UserError(
-            f"the cache needs {_size(needed)} in {directory}, where {_size(free)} are "
-            "free: choose a larger disk (--config.data.dir, or --out of alexnet_jax.prepare), or a "
-            "smaller image size"
-        )
-
-
-# --- the growing files ----------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Position:
-    """How far a preparation has come.
-
-    Attributes:
-        read: by split, the images that were looked at, in the order of the plan.
-        lengths: by file name, the bytes that are whole.
-        sums: of the training images among them.
-    """
-
-    read: dict[str, int]
-    lengths: dict[str, int]
-    sums: Sums
-
-    def save(self, directory: pathlib.Path, settings: dict[str, Any]) -> None:
-        """Records it, all at once or not at all.
-
-        A record that says more than the files hold is not believed by the next start.
-        """
-        facts = json.dumps({"settings": settings, "read": self.read, "lengths": self.lengths})
-        partial = directory / "progress.tmp"
-        with partial.open("wb") as file:
-            np.savez(
-                file,
-                facts=np.array(facts),
-                count=self.sums.count,
-                image=self.sums.image,
-                products=self.sums.products,
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(directory / "progress.npz")
-
-
-def _recorded(directory: pathlib.Path, settings: dict[str, Any]) -> Position | None:
-    """The position that was saved; None if there is none, or the files are not what it says.
-
-    Raises:
-        UserError: the files are those of another preparation.
-    """
-    try:
-        with (directory / "progress.npz").open("rb") as file, np.load(file) as saved:
-            facts = json.loads(str(saved["facts"]))
-            sums = Sums(int(saved["count"]), saved["image"], saved["products"])
-        whole = all(
-            (directory / name).stat().st_size >= length for name, length in facts["lengths"].items()
-        )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # never recorded, or damaged
-    if facts["settings"] != settings:
-        raise UserError(
-            f"{directory} is part of another preparation, {_described(facts['settings'])}; asked "
-            f"for is {_described(settings)}: delete it, or give another place"
-        )
-    return Position(facts["read"], facts["lengths"], sums) if whole else None
-
-
-class _Files:
-    """Files that grow from a position on; what an interrupted append left behind it is cut off."""
-
-    def __init__(self, directory: pathlib.Path, lengths: dict[str, int]):
-        self._directory = directory
-        self._lengths = lengths
-        self._open: dict[str, io.FileIO] = {}
-
-    def append(self, name: str, content: Any) -> int:
-        """Returns the file's new length in bytes."""
-        if name not in self._open:
-            (self._directory / name).touch()
-            file = self._open[name] = (self._directory / name).open("r+b", buffering=0)
-            file.truncate(self._lengths.get(name, 0))
-            file.seek(0, os.SEEK_END)
-        file = self._open[name]
-        rest = memoryview(content).cast("B") if len(content) else b""
-        while len(rest):  # megabytes at once cost up to ten times more, where Linux has to put
-            rest = rest[file.write(rest[: 1 << 18]) :]  # large pages together for them
-        return file.tell()
-
-    def sync(self) -> None:
-        for file in self._open.values():
-            os.fdatasync(file.fileno())
-
-    def close(self) -> None:
-        for file in self._open.values():
-            file.close()
 
 
 # --- the work -------------------------------------------------------------------------------------
@@ -386,7 +166,7 @@ def _write(
 ) -> Position:
     """Takes the growing files from a position to their end."""
     size = settings["size"]
-    files = _Files(directory, position.lengths)
+    files = GrowingFiles(directory, position.lengths)
     saved = time.monotonic()
     try:
         for name, (split, indices) in plan.items():
@@ -417,7 +197,7 @@ def _write(
     return position
 
 
-def _append(files: _Files, position: Position, split: str, chunk: _Chunk) -> Position:
+def _append(files: GrowingFiles, position: Position, split: str, chunk: _Chunk) -> Position:
     """Writes a chunk; the position after it."""
     images_file, rows_file = f"{split}.images.npy", f"{split}.csv"
     lengths = dict(position.lengths)
@@ -481,7 +261,7 @@ def _chunks(
         mininterval=0.1 if sys.stderr.isatty() else 60,  # in a log, a line a minute
         delay=0 if sys.stderr.isatty() else 60,
     )
-    with progress, _one_opencv_thread(), futures.ThreadPoolExecutor(workers or cores()) as pool:
+    with progress, one_opencv_thread(), futures.ThreadPoolExecutor(workers or cores()) as pool:
         starts = range(done, len(indices), CHUNK)
         skipped = 0
         for chunk in _in_order(pool, make, starts, ahead=2 * (workers or cores())):
@@ -507,17 +287,6 @@ def _in_order(
     except BaseException:
         pool.shutdown(cancel_futures=True)  # or Ctrl-C waits for what nobody will use
         raise
-
-
-@contextlib.contextmanager
-def _one_opencv_thread() -> Iterator[None]:
-    """The workers are the parallelism; OpenCV's own threads would fight them."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 # --- the end --------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from typing import Any, Literal
 import grain
 import numpy as np
 
-from alexnet_jax.data import augment, preparation
+from alexnet_jax.data import augment
 from alexnet_jax.data.cache import Cache
+from alexnet_jax.data.cost import cores
 from alexnet_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -113,7 +114,7 @@ def training_stream(
         return batch
 
     if threads is None:
-        threads = 1 if isinstance(images, np.ndarray) else preparation.cores()
+        threads = 1 if isinstance(images, np.ndarray) else cores()
     # Numbers of batches, not of images: no epoch ends in a short batch, no example is dropped.
     return (
         grain.MapDataset.range(sys.maxsize)

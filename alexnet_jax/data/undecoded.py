@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from alexnet_jax.data import images, preparation
+from alexnet_jax.data import images
 from alexnet_jax.data.cache import Cache
+from alexnet_jax.data.cost import cores, estimate
+from alexnet_jax.data.plans import HOLDOUT_SEED, plan_splits
 from alexnet_jax.data.records import Source, Split
 from alexnet_jax.data.statistics import Sums
 from alexnet_jax.errors import UserError
@@ -42,7 +44,7 @@ class Images:
         if not isinstance(index, slice):
             return self._load(self._indices[index])[tuple(rest)]
         wanted = self._indices[index]
-        with futures.ThreadPoolExecutor(preparation.cores()) as pool:
+        with futures.ThreadPoolExecutor(cores()) as pool:
             loaded = list(pool.map(self._load, wanted))
         return np.array(loaded, np.uint8).reshape(len(wanted), *self.shape[1:])[
             (slice(None), *rest)
@@ -89,13 +91,13 @@ def open_undecoded(source: Source, size: int, holdout: float = 0) -> Cache:
     Raises:
         UserError: the source cannot be trained on, or an image of the sample cannot be used.
     """
-    plan = preparation.plan_splits(source, size, holdout)
+    plan = plan_splits(source, size, holdout)
     split, indices = plan["train"]
-    order = np.random.Generator(np.random.Philox(preparation.HOLDOUT_SEED)).permutation(indices)
-    cost = preparation.estimate(source, size)
+    order = np.random.Generator(np.random.Philox(HOLDOUT_SEED)).permutation(indices)
+    cost = estimate(source, size)
     print(
         f"{source.name}: every image is decoded in every epoch, {cost.images_per_second:,.0f} "
-        f"images/s at best on {preparation.cores()} cores"
+        f"images/s at best on {cores()} cores"
     )
     sums = _sample(Images(split, np.sort(order[:SAMPLE]), size), source.name)
     eigenvalues, eigenvectors = sums.principal_components()
