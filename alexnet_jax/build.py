@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -44,7 +45,7 @@ def build(config: ConfigDict) -> Parts:
             f"--config.model.classes={network.classes}: {cache.name} has "
             f"{len(cache.class_names)} classes; set --config.model.classes={len(cache.class_names)}"
         )
-    return Parts(cache, mesh, AlexNet(network, mesh))
+    return Parts(cache, mesh, AlexNet(network, mesh, jnp.dtype(config.dtype)))
 
 
 def start_devices(config: ConfigDict) -> None:

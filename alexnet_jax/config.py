@@ -30,6 +30,7 @@ FREE = (
 )  # fmt: skip
 
 CHOICES = {
+    "dtype": ("float32", "bfloat16"),
     "optim.schedule": ("steps", "plateau", "dexp"),
     "data.lighting": ("sqrt", "eigenvalue", "none"),
     "data.lighting_on": ("host", "device"),
@@ -239,8 +240,9 @@ def read(path: Path) -> ConfigDict:
         fields = json.loads(path.read_text())
         if not isinstance(fields, dict):
             raise ValueError("it is no JSON object")
-        if isinstance(fields.get("data"), dict):
-            fields["data"].setdefault("cache", None)  # runs of version 0.1 know no such field
+        if isinstance(fields.get("data"), dict):  # runs of version 0.1 know no such fields
+            fields["data"].setdefault("cache", None)
+            fields.setdefault("dtype", "float32")
         return _complete(ConfigDict(_tuples(fields)), path)
     except FileNotFoundError as error:
         raise ConfigError(

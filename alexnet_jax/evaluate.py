@@ -19,7 +19,7 @@ from alexnet_jax.build import build
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.stream import evaluation_batches
 from alexnet_jax.errors import UserError
-from alexnet_jax.model import AlexNet, towers
+from alexnet_jax.model import AlexNet, cpu, towers
 from alexnet_jax.scores import Score, sums
 
 Tree = Any
@@ -39,6 +39,7 @@ class Evaluator:
         """
         assert model.mesh is not None
         self.mesh = model.mesh
+        self.model = model.clone(dtype=jnp.float32)
         self.crop = model.network.input_size
         self.views = views.test_views(mean_image.shape[0], self.crop)
         data = model.mesh.shape["data"]
@@ -50,10 +51,11 @@ class Evaluator:
             # Float32 products everywhere: TPUs and TF32 would round a test's inputs by default.
             with jax.default_matmul_precision("float32"):
                 seen = views.cut(images, mean, view, self.crop, aligned=aligned)
-                logits: Any = model.apply(variables, seen)
+                logits: Any = self.model.apply(variables, seen)
             return jax.nn.softmax(logits)
 
-        self.see: Callable[..., jax.Array] = jax.jit(see)
+        options = cpu.compiler_options(self.mesh)
+        self.see: Callable[..., jax.Array] = jax.jit(see, compiler_options=options)
         self.sums = jax.jit(sums)
 
     def __call__(

@@ -11,7 +11,7 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from alexnet_jax import optim, views
-from alexnet_jax.model import AlexNet, towers
+from alexnet_jax.model import AlexNet, cpu, towers
 from alexnet_jax.scores import sums
 
 Tree = Any
@@ -121,7 +121,8 @@ def make_train_step(
             bad_step=jnp.where(first_bad, state.step + 1, state.bad_step),
         )
 
-    return jax.jit(train_step, donate_argnums=0)
+    options = cpu.compiler_options(mesh, training=True)
+    return jax.jit(train_step, donate_argnums=0, compiler_options=options)
 
 
 def dropout_key(seed: int, step: jax.Array | int) -> jax.Array:

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax import optim
-from alexnet_jax.model import AlexNet, Network, make_mesh, towers
+from alexnet_jax.model import AlexNet, Network, cpu, make_mesh, towers
 from alexnet_jax.step import State, dropout_key, initial_state, make_train_step
 from experiments import contenders, plain
 from experiments.contenders import Arrays, Contender, Failed, Task, Way
@@ -86,9 +86,7 @@ def make(key: str, task: Task) -> Contender:
 
 def model_of(task: Task, mesh: Mesh) -> AlexNet:
     """The network in the dtype that was asked for."""
-    if task.dtype == "float32":
-        return AlexNet(task.network, mesh)
-    return AlexNet(task.network, mesh, dtype=jnp.dtype(task.dtype))
+    return AlexNet(task.network, mesh, jnp.dtype(task.dtype))
 
 
 class Compiled(Contender):
@@ -270,7 +268,8 @@ def inference(task: Task) -> Contender:
     def logits(params: Tree, images: jax.Array) -> Any:
         return model.apply({"params": params}, images)
 
-    return _inference(task, logits, NamedSharding(mesh, PartitionSpec()))
+    options = cpu.compiler_options(mesh)
+    return _inference(task, logits, NamedSharding(mesh, PartitionSpec()), options)
 
 
 def plain_inference(task: Task) -> Contender:
@@ -279,14 +278,16 @@ def plain_inference(task: Task) -> Contender:
     def logits(params: Tree, images: jax.Array) -> jax.Array:
         return plain.logits(task.network, params, images, None, jnp.dtype(task.dtype))
 
-    return _inference(task, logits, None)
+    return _inference(task, logits, None, {})
 
 
-def _inference(task: Task, logits: Callable[..., Any], place: Any) -> Contender:
+def _inference(
+    task: Task, logits: Callable[..., Any], place: Any, options: dict[str, str]
+) -> Contender:
     network: Network = task.network
     arguments = (contenders.parameters(network), contenders.pixels(network, task.batch))
     return Compiled(
-        jax.jit(logits),
+        jax.jit(logits, compiler_options=options),
         jax.device_put(arguments, place),
         batch=task.batch,
         flops=contenders.flops(network, task.kind),

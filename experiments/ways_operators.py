@@ -13,9 +13,10 @@ import numpy as np
 import optax
 
 from alexnet_jax import optim
-from alexnet_jax.model import Network, layers
+from alexnet_jax.model import Network, cpu, layers, make_mesh
 from experiments import contenders, plain, ways_jax
 from experiments.contenders import Arrays, Contender, Task, Way
+from experiments.plain import Padding
 from experiments.ways_jax import Compiled
 
 Tree = Any
@@ -55,7 +56,7 @@ def operators(network: Network) -> Iterator[Operator]:
         geometry = {"stride": layer.stride, "padding": layer.padding, "groups": conv.groups}
         yield Operator(
             conv.name,
-            partial(layers.convolution, **geometry),
+            partial(convolution, **geometry),
             partial(plain.convolution, **geometry),
             ((side, side, channels), conv.kernel),
             weights=1,
@@ -74,7 +75,7 @@ def operators(network: Network) -> Iterator[Operator]:
                 }
                 yield Operator(
                     f"{conv.name} LRN",
-                    partial(layers.local_response_norm, **constants),
+                    partial(local_response_norm, **constants),
                     partial(plain.local_response_norm, **constants),
                     shapes,
                 )
@@ -94,6 +95,35 @@ def operators(network: Network) -> Iterator[Operator]:
         shapes = ((inputs,), (inputs, units), (units,))
         products = 2.0 * inputs * units
         yield Operator(name, plain.dense, plain.dense, shapes, weights=2, flops=products)
+
+
+def convolution(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int
+) -> jax.Array:
+    """As a layer of the network takes its share of the images, with no bias and no activation."""
+    platform = on_this_machine()
+    bias = jnp.zeros(kernel.shape[-1], x.dtype)
+    responses = jax.eval_shape(
+        partial(plain.convolution, stride=stride, padding=padding, groups=groups), x, kernel
+    )
+    few = platform.portion(len(x), responses.size * x.dtype.itemsize // len(x))
+    kernels = platform.kernels(kernel, stride, groups, few)
+
+    def respond(x: jax.Array) -> jax.Array:
+        return platform.respond(x, kernels, bias, stride, padding, groups, "linear")
+
+    found: jax.Array = platform.in_portions(respond, x, few)
+    return found
+
+
+def local_response_norm(x: jax.Array, **constants: Any) -> jax.Array:
+    """As the network has it on this machine."""
+    return layers.local_response_norm(x, **constants, apart=on_this_machine().apart)
+
+
+def on_this_machine() -> layers.Operators:
+    """The choice that `AlexNet` makes."""
+    return cpu.OPERATORS if jax.default_backend() == "cpu" else layers.OPERATORS
 
 
 def ways(task: Task) -> list[Way]:
@@ -131,10 +161,13 @@ def make(key: str, task: Task) -> Contender:
     def forward(*arguments: jax.Array) -> Any:
         return jax.vjp(partial(function, *arguments[:fixed]), *arguments[fixed:])
 
+    options = {}
+    if version == "fast":
+        options = cpu.compiler_options(make_mesh(1, 1), training=True)
     if direction == "forward":
         out = jax.eval_shape(function, *arguments)
         return Compiled(
-            jax.jit(function),
+            jax.jit(function, compiler_options=options),
             arguments,
             batch=task.batch,
             flops=operator.flops,
@@ -145,7 +178,7 @@ def make(key: str, task: Task) -> Contender:
     slopes = out[::-1]  # any numbers will do
     gradients = sum(array.nbytes for array in arguments[fixed:])
     return Compiled(
-        jax.jit(lambda pullback, slopes: pullback(slopes)),
+        jax.jit(lambda pullback, slopes: pullback(slopes), compiler_options=options),
         (pullback, slopes),
         batch=task.batch,
         flops=operator.flops * (2 - fixed),

@@ -57,6 +57,9 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.data.lighting_divisor = 1.0  # of the image while lighting is on
     config.data.lighting_on = "host"  # or 'device': exact and faster
 
+    # Of the activations, 'float32' or 'bfloat16'; parameters, LRN, loss and tests stay float32.
+    config.dtype = "float32"
+
     config.mesh = ConfigDict()
     config.mesh.data = 0  # 0: all devices
     config.mesh.tower = 0  # 0: two towers when the number of devices is even

@@ -7,7 +7,7 @@ the Flax module that computes them on a mesh; its `init` and `apply` are pure fu
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from alexnet_jax.model import layers, towers
+from alexnet_jax.model import cpu, layers, towers
 
 AFTER_CONV = ("activation", "norm", "within_map_norm", "pool")
 AFTER_DENSE = ("activation", "dropout")
+
+Arrays = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,32 +113,49 @@ class Network:
             raise ValueError(f"model.dropout={self.dropout}: a share from 0 to less than 1")
         self.final_maps()
 
-    def final_maps(self) -> int:
-        """The side, in pixels, of the maps that go into fc6: 6 for the network of 2012.
+    def sides(self) -> dict[str, tuple[int, int]]:
+        """Of each convolutional layer's responses and of the maps that it passes on, in pixels.
 
         Raises:
             ValueError: a layer's window does not fit onto the maps it is given.
         """
-        size = self.input_size
+        found = {}
+        side = self.input_size
         for name, layer in self.convolutions().items():
             windows = [("kernel", layer.kernel, layer.stride, layer.padding)]
             if "pool" in layer.after.split():
-                pool = ("pool", self.pool_window, self.pool_stride, layer.pool_padding)
-                windows.append(pool)
+                windows.append(("pool", self.pool_window, self.pool_stride, layer.pool_padding))
+            sides = []
             for what, window, stride, padding in windows:
-                padded = size + sum(padding)
+                padded = side + sum(padding)
                 if window < 1 or stride < 1 or window > padded:
                     raise ValueError(
                         f"model.{name}: a {what} of {window} every {stride} pixels does not fit "
-                        f"onto maps of {size} (padded {padded}); model.input_size={self.input_size}"
+                        f"onto maps of {side} (padded {padded}); model.input_size={self.input_size}"
                     )
-                size = (padded - window) // stride + 1
-        return size
+                side = (padded - window) // stride + 1
+                sides.append(side)
+            found[name] = sides[0], sides[-1]
+        return found
+
+    def final_maps(self) -> int:
+        """The side, in pixels, of the maps that go into fc6: 6 for the network of 2012."""
+        *_, (_, side) = self.sides().values()
+        return side
 
     def convolutions(self) -> dict[str, Conv]:
         """The convolutional layers that are there, in order."""
         named = {f"conv{i}": getattr(self, f"conv{i}") for i in range(1, 7)}
         return {name: layer for name, layer in named.items() if layer.width}
+
+    def parts(self) -> list[dict[str, Conv]]:
+        """The convolutional layers from one communication of the towers to the next."""
+        found: list[dict[str, Conv]] = [{}]
+        for name, layer in self.convolutions().items():
+            if layer.communicates and found[-1]:
+                found.append({})
+            found[-1][name] = layer
+        return found
 
     def hidden(self) -> dict[str, Dense]:
         """The fully connected layers before the last that are there."""
@@ -174,6 +193,7 @@ class AlexNet(nn.Module):
 
     network: Network = Network()
     mesh: Mesh | None = None  # None: one device
+    dtype: Any = jnp.float32  # of the activations; parameters, LRN and logits stay float32
 
     @nn.compact
     def __call__(
@@ -202,16 +222,9 @@ class AlexNet(nn.Module):
                 "a network of one tower does not spread over two: set mesh.tower=1 "
                 "(more devices go to mesh.data)"
             )
-        seen: dict[str, jax.Array] = {}
-
-        x = images
-        for name, conv in net.convolutions().items():
-            stages = TowerConvolution(net, conv, mesh, first=name == "conv1", name=name)(
-                x, training=masks is not None
-            )
-            x = stages[-1]
-            for stage, value in zip(["", *conv.after.split()], stages, strict=True):
-                seen[f"{name}/{stage}" if stage else name] = value
+        x, seen = self._convolutions(
+            _narrow(self.dtype)(images), mesh, masks is not None, intermediates
+        )
         x = towers.constrain(x, mesh, towers.MAPS_OF_BOTH_TOWERS)
         x = x.reshape(x.shape[0], -1)
 
@@ -226,8 +239,59 @@ class AlexNet(nn.Module):
                 seen[f"{name}/{stage}"] = x
 
         fc8 = TowerDense(net.classes, net.fc8_std, net.fc8_bias, mesh, name="fc8")
-        logits = seen["fc8"] = fc8(x)
+        logits = fc8(x)
+        logits = seen["fc8"] = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         return (logits, seen) if intermediates else logits
+
+    def _convolutions(
+        self, images: jax.Array, mesh: Mesh, training: bool, intermediates: bool
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """All convolutional layers, in one `shard_map` over (data, tower).
+
+        Returns:
+            The maps of the last, (N, H, W, width), and if asked every stage of all.
+        """
+        net = self.network
+        convolutions = net.convolutions()
+        arrays: dict[str, dict[str, jax.Array]] = {}
+        running: dict[str, dict[str, nn.Variable]] = {}
+        channels = images.shape[-1]
+        for name, conv in convolutions.items():
+            sees = channels if _sees_all(name, conv) else channels // net.towers
+            arrays[name], running[name] = Kernels(net, conv, sees, name=name)()
+            for which in ("kernel", "bias"):
+                arrays[name][which] = _narrow(self.dtype)(arrays[name][which])
+            channels = conv.width
+
+        # The one place where the platform decides.
+        batch_norm = any(running.values())
+        plain = towers.platform(mesh) != "cpu" or intermediates or batch_norm
+        tower = Tower(
+            net,
+            count=net.towers // mesh.shape["tower"],
+            operators=layers.OPERATORS if plain else cpu.OPERATORS,
+            training=training,
+            intermediates=intermediates,
+        )
+        own = PartitionSpec("tower")
+        last_axis = {"kernel": PartitionSpec(None, None, None, "tower")}
+        places = {name: {k: last_axis.get(k, own) for k in arrays[name]} for name in arrays}
+        x, seen, statistics = jax.shard_map(
+            tower,
+            mesh=mesh,
+            in_specs=(towers.IMAGES, places),
+            out_specs=(towers.MAPS_OF_OWN_TOWER, towers.MAPS_OF_OWN_TOWER, own),
+        )(images, arrays)
+        if training and not self.is_initializing():
+            for name, variables in running.items():
+                for which, variable in variables.items():
+                    variable.value = 0.9 * variable.value + 0.1 * statistics[name][which]
+        in_order = [
+            stage
+            for name, conv in convolutions.items()
+            for stage in (name, *(f"{name}/{after}" for after in conv.after.split()))
+        ]
+        return x, {stage: seen[stage] for stage in in_order if intermediates}
 
     def dropout_masks(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
         """Draws which units stay, for one training step: a (N, width) array of bools per layer.
@@ -247,67 +311,108 @@ class AlexNet(nn.Module):
         return masks
 
 
-class TowerConvolution(nn.Module):
-    """A convolution and what follows it, in one `shard_map` over (data, tower)."""
+class Kernels(nn.Module):
+    """The parameters of a convolutional layer."""
 
     network: Network
     layer: Conv
-    mesh: Mesh
-    first: bool  # sees the image, which both towers have
+    channels: int  # that each kernel sees
 
     @nn.compact
-    def __call__(self, x: jax.Array, training: bool) -> tuple[jax.Array, ...]:
-        """The linear responses and each stage after them, all (N, H, W, width)."""
-        net, layer, mesh = self.network, self.layer, self.mesh
-        sees_all = self.first or layer.communicates
-        inputs = x.shape[-1] if sees_all else x.shape[-1] // net.towers
-        shape = (layer.kernel, layer.kernel, inputs, layer.width)
-        kernel = self.param("kernel", nn.initializers.normal(layer.std), shape)
-        bias = self.param("bias", nn.initializers.constant(layer.bias), (layer.width,))
-
-        norm: dict[str, jax.Array] = {}
+    def __call__(self) -> tuple[dict[str, jax.Array], dict[str, nn.Variable]]:
+        """The kernels (K, K, channels, width) and biases; and batch norm's running averages."""
+        net, layer = self.network, self.layer
+        width = (layer.width,)
+        shape = (layer.kernel, layer.kernel, self.channels, layer.width)
+        arrays = {
+            "kernel": self.param("kernel", nn.initializers.normal(layer.std), shape),
+            "bias": self.param("bias", nn.initializers.constant(layer.bias), width),
+        }
         running = {}
         if net.norm == "batch_norm" and "norm" in layer.after.split():
-            width = (layer.width,)
-            norm["scale"] = self.param("scale", nn.initializers.ones, width)
-            norm["shift"] = self.param("shift", nn.initializers.zeros, width)
+            arrays["scale"] = self.param("scale", nn.initializers.ones, width)
+            arrays["shift"] = self.param("shift", nn.initializers.zeros, width)
             for name, start in (("mean", jnp.zeros), ("variance", jnp.ones)):
                 running[name] = self.variable("batch_stats", name, start, width)
-                norm[name] = running[name].value
+                arrays[name] = running[name].value
+        return arrays, running
 
-        towers_here = net.towers // mesh.shape["tower"]
-        groups = 1 if sees_all else towers_here
 
-        def tower(
-            x: jax.Array, kernel: jax.Array, bias: jax.Array, norm: dict[str, jax.Array]
-        ) -> tuple[tuple[jax.Array, ...], dict[str, jax.Array]]:
-            x = layers.convolution(x, kernel, layer.stride, layer.padding, groups) + bias
-            stages = [x]
-            statistics: dict[str, jax.Array] = {}
-            for stage in layer.after.split():
-                if stage == "norm" and norm:
-                    x, statistics = _batch_norm(x, norm, training)
-                else:
-                    x = _stage(stage, x, net, layer, towers_here)
-                stages.append(x := _fence(x, mesh))
-            return tuple(stages), statistics
+@dataclasses.dataclass(frozen=True)
+class Tower:
+    """What one device computes of the convolutional layers: one tower, or both side by side."""
 
-        own = PartitionSpec("tower")
-        stages, statistics = jax.shard_map(
-            tower,
-            mesh=mesh,
-            in_specs=(
-                towers.MAPS_OF_BOTH_TOWERS if sees_all else towers.MAPS_OF_OWN_TOWER,
-                PartitionSpec(None, None, None, "tower"),
-                own,
-                own,
-            ),
-            out_specs=(towers.MAPS_OF_OWN_TOWER, own),
-        )(x, kernel, bias, norm)
-        if training and not self.is_initializing():
-            for name, value in statistics.items():
-                running[name].value = 0.9 * running[name].value + 0.1 * value
-        return stages
+    network: Network
+    count: int  # of the towers on this device
+    operators: layers.Operators
+    training: bool
+    intermediates: bool
+
+    def __call__(self, x: jax.Array, arrays: Mapping[str, Arrays]) -> tuple[Any, Any, Any]:
+        """Inside `shard_map`, from this device's images and its share of the parameters.
+
+        Returns:
+            The maps of the last layer; if asked every stage of all; the statistics of batch norm.
+        """
+        seen: Arrays = {}
+        statistics: dict[str, Arrays] = {}
+        x = jax.lax.pcast(x, "tower", to="varying")
+        for part in self.network.parts():
+            first, *_ = part.values()
+            if first.communicates and self.count < self.network.towers:
+                x = jax.lax.all_gather(x, "tower", axis=3, tiled=True)
+            x, stages, more = self._part(x, part, arrays)
+            seen |= stages
+            statistics |= more
+        return x, seen if self.intermediates else {}, statistics
+
+    def _part(
+        self, x: jax.Array, part: Mapping[str, Conv], arrays: Mapping[str, Arrays]
+    ) -> tuple[jax.Array, Arrays, dict[str, Arrays]]:
+        """Layers between which the towers do not communicate."""
+        net, operators = self.network, self.operators
+        sides = net.sides()
+        largest = max(sides[name][0] ** 2 * conv.width for name, conv in part.items())
+        bytes_here = largest * x.dtype.itemsize * self.count // net.towers
+        few = operators.portion(x.shape[0], bytes_here)
+        groups, kernels, biases = {}, {}, {}
+        for name, conv in part.items():
+            kernel, biases[name] = (
+                jax.lax.pcast(arrays[name][which], "data", to="varying")
+                for which in ("kernel", "bias")
+            )
+            groups[name] = 1 if _sees_all(name, conv) else self.count
+            kernels[name] = operators.kernels(kernel, conv.stride, groups[name], few)
+
+        def layer_by_layer(x: jax.Array) -> tuple[jax.Array, Arrays, dict[str, Arrays]]:
+            seen: Arrays = {}
+            statistics: dict[str, Arrays] = {}
+            for name, conv in part.items():
+                after = conv.after.split()
+                activation = "linear"
+                if after[:1] == ["activation"] and not self.intermediates:
+                    activation, after = net.activation, after[1:]
+                x = seen[name] = operators.respond(
+                    x,
+                    kernels[name],
+                    biases[name],
+                    conv.stride,
+                    conv.padding,
+                    groups[name],
+                    activation,
+                )
+                statistics[name] = {}
+                for stage in after:
+                    if stage == "norm" and net.norm == "batch_norm":
+                        x, statistics[name] = _batch_norm(x, arrays[name], self.training)
+                    else:
+                        x = _stage(stage, x, net, conv, self.count, operators.apart)
+                    seen[f"{name}/{stage}"] = x
+            return x, seen if self.intermediates else {}, statistics
+
+        found: tuple[jax.Array, Arrays, dict[str, Arrays]]
+        found = operators.in_portions(layer_by_layer, x, few)
+        return found
 
 
 class TowerDense(nn.Module):
@@ -330,13 +435,26 @@ class TowerDense(nn.Module):
         bias = self.param("bias", nn.initializers.constant(self.bias), (self.width,))
         x = towers.constrain(x, self.mesh, towers.UNITS_OF_BOTH_TOWERS)
         own = towers.spec_of((self.width,), self.mesh.shape["tower"])
-        return towers.constrain(x @ kernel + bias, self.mesh, PartitionSpec("data", *own))
+        units = x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+        return towers.constrain(units, self.mesh, PartitionSpec("data", *own))
 
 
-def _stage(stage: str, x: jax.Array, net: Network, layer: Conv, towers_here: int) -> jax.Array:
+def _sees_all(name: str, conv: Conv) -> bool:
+    """Whether a layer's kernels see all channels: both towers' maps, or the image."""
+    return conv.communicates or name == "conv1"
+
+
+def _narrow(dtype: Any) -> Callable[[jax.Array], jax.Array]:
+    """Casts what is float32 to `dtype`; the float64 of a test stays what it is."""
+    return lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x
+
+
+def _stage(
+    stage: str, x: jax.Array, net: Network, layer: Conv, towers_here: int, apart: layers.Apart
+) -> jax.Array:
     match stage:
         case "activation":
-            return layers.ACTIVATIONS[net.activation](x)
+            return apart(layers.ACTIVATIONS[net.activation])(x)
         case "norm" if net.norm == "lrn":
             return layers.local_response_norm(
                 x,
@@ -345,29 +463,28 @@ def _stage(stage: str, x: jax.Array, net: Network, layer: Conv, towers_here: int
                 alpha=net.lrn_alpha,
                 beta=net.lrn_beta,
                 towers=towers_here,
+                apart=apart,
             )
         case "norm":
             return x
         case "within_map_norm":
-            return layers.within_map_norm(x)
+            return apart(layers.within_map_norm)(x)
         case "pool":
-            return layers.max_pool(x, net.pool_window, net.pool_stride, layer.pool_padding)
+            window, stride = net.pool_window, net.pool_stride
+            return apart(lambda x: layers.max_pool(x, window, stride, layer.pool_padding))(x)
     raise ValueError(f"no {stage} after a convolution")
 
 
 def _batch_norm(
     x: jax.Array, norm: dict[str, jax.Array], training: bool
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Batch norm over the global batch, so that every mesh computes the same."""
+    """Batch norm over the global batch, so that every mesh computes the same, in float32."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean, variance = norm["mean"], norm["variance"]
+    statistics = {}
     if training:
-        mean = jax.lax.pmean(x.mean((0, 1, 2)), "data")
-        variance = jax.lax.pmean(jnp.square(x - mean).mean((0, 1, 2)), "data")
-    normal = (x - mean) * jax.lax.rsqrt(variance + 1e-5)
-    return normal * norm["scale"] + norm["shift"], {"mean": mean, "variance": variance}
-
-
-def _fence(x: jax.Array, mesh: Mesh) -> jax.Array:
-    """Keeps XLA on a CPU from fusing a stage into each of the next one's slices, and so computing
-    it many times over; other compilers know better."""
-    return jax.lax.optimization_barrier(x) if towers.platform(mesh) == "cpu" else x
+        mean = jax.lax.pmean(wide.mean((0, 1, 2)), "data")
+        variance = jax.lax.pmean(jnp.square(wide - mean).mean((0, 1, 2)), "data")
+        statistics = {"mean": mean, "variance": variance}
+    normal = (wide - mean) * jax.lax.rsqrt(variance + 1e-5)
+    return (normal * norm["scale"] + norm["shift"]).astype(x.dtype), statistics

@@ -2,14 +2,17 @@
 
 Plain functions of arrays in NHWC layout. Each runs on what one device holds: one tower, or both,
 side by side along the channels. Two of them look unlike the formula they compute, because XLA's own
-way is several times slower on a CPU once it is differentiated:
+way is several times slower once it is differentiated:
 
 * LRN's sum over neighbouring channels is a product with a banded matrix of ones;
 * pooling is the maximum of shifted slices, rows first, then columns.
+
+`cpu` has other forms of the same operators.
 """
 
 from collections.abc import Callable
 from functools import partial, reduce
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +20,13 @@ import numpy as np
 from jax import lax
 
 Padding = tuple[int, int]  # zeros before the first and after the last row, and column
+Apart = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,  # paper section 3.1
     "tanh": jnp.tanh,
     "sigmoid": jax.nn.sigmoid,
+    "linear": lambda x: x,
 }
 
 
@@ -44,8 +49,34 @@ def convolution(
     return jnp.concatenate([apply(*pair) for pair in pairs], axis=-1)
 
 
+def respond(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    stride: int,
+    padding: Padding,
+    groups: int,
+    activation: str,
+) -> jax.Array:
+    """What a convolutional layer's kernels say: the activation of their responses and the bias."""
+    responses = convolution(x, kernel, stride, padding, groups)
+    return ACTIVATIONS[activation](responses + bias)
+
+
+def together(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Leaves it to XLA what to fuse with what."""
+    return f
+
+
 def local_response_norm(
-    x: jax.Array, *, size: int, k: float, alpha: float, beta: float, towers: int = 1
+    x: jax.Array,
+    *,
+    size: int,
+    k: float,
+    alpha: float,
+    beta: float,
+    towers: int = 1,
+    apart: Apart = together,
 ) -> jax.Array:
     """Divides every response by (k + alpha * sum of squares of its neighbours) ** beta.
 
@@ -60,10 +91,11 @@ def local_response_norm(
         k, alpha, beta: the constants; alpha is per squared response. The released code divides its
             0.0001 by the window's size first (`layer.py:1183`).
         towers: how many towers the channels hold.
+        apart: keeps the powers from being computed more than once, see `cpu`.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     per_tower = wide.reshape(*wide.shape[:-1], towers, wide.shape[-1] // towers)
-    return _lrn(per_tower, size, k, alpha, beta).reshape(x.shape).astype(x.dtype)
+    return _lrn(per_tower, size, k, alpha, beta, apart).reshape(x.shape).astype(x.dtype)
 
 
 def _neighbour_sum(x: jax.Array, size: int) -> jax.Array:
@@ -72,24 +104,27 @@ def _neighbour_sum(x: jax.Array, size: int) -> jax.Array:
     return jnp.matmul(x, jnp.asarray(band, x.dtype), precision=lax.Precision.HIGHEST)
 
 
-def _negative_power(x: jax.Array, beta: float) -> jax.Array:
-    """x ** -beta; at the paper's 3/4 from two square roots, which are far cheaper than a power."""
+def _negative_powers(x: jax.Array, beta: float) -> tuple[jax.Array, jax.Array]:
+    """x ** -beta and 1 / x; at the paper's 3/4 from square roots, far cheaper than a power."""
     if beta == 0.75:
         root = lax.rsqrt(x)
-        return root * jnp.sqrt(root)
-    return x**-beta
+        return root * jnp.sqrt(root), root * root
+    return x**-beta, 1 / x
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _lrn(x: jax.Array, size: int, k: float, alpha: float, beta: float) -> jax.Array:
-    return x * _negative_power(k + alpha * _neighbour_sum(x * x, size), beta)
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
+def _lrn(x: jax.Array, size: int, k: float, alpha: float, beta: float, apart: Apart) -> jax.Array:
+    return _lrn_forward(x, size, k, alpha, beta, apart)[0]
 
 
 def _lrn_forward(
-    x: jax.Array, size: int, k: float, alpha: float, beta: float
+    x: jax.Array, size: int, k: float, alpha: float, beta: float, apart: Apart
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    denominator = k + alpha * _neighbour_sum(x * x, size)
-    return x * _negative_power(denominator, beta), (x, denominator)
+    def scaled(x: jax.Array, squares: jax.Array) -> jax.Array:
+        return x * _negative_powers(k + alpha * squares, beta)[0]
+
+    squares = _neighbour_sum(x * x, size)
+    return apart(scaled)(x, squares), (x, squares)
 
 
 def _lrn_backward(
@@ -97,14 +132,22 @@ def _lrn_backward(
     k: float,
     alpha: float,
     beta: float,
+    apart: Apart,
     saved: tuple[jax.Array, jax.Array],
     gradient: jax.Array,
 ) -> tuple[jax.Array]:
     # d b_i / d a_j = scale_i [i = j] - 2 alpha beta a_i a_j scale_i / denominator_i [j near i];
     # the band is symmetric, so "near" sums the same way in both directions.
-    x, denominator = saved
-    scaled = gradient * _negative_power(denominator, beta)
-    return (scaled - 2 * alpha * beta * x * _neighbour_sum(scaled * x / denominator, size),)
+    def shares(gradient: jax.Array, x: jax.Array, squares: jax.Array) -> jax.Array:
+        scale, inverse = _negative_powers(k + alpha * squares, beta)
+        return gradient * x * (scale * inverse)
+
+    def total(gradient: jax.Array, x: jax.Array, squares: jax.Array, near: jax.Array) -> jax.Array:
+        scale, _ = _negative_powers(k + alpha * squares, beta)
+        return gradient * scale - 2 * alpha * beta * x * near
+
+    near = _neighbour_sum(apart(shares)(gradient, *saved), size)
+    return (apart(total)(gradient, *saved, near),)
 
 
 _lrn.defvjp(_lrn_forward, _lrn_backward)
@@ -123,7 +166,7 @@ def within_map_norm(x: jax.Array) -> jax.Array:
         padded = jnp.pad(squares, [(2, 2) if a == axis else (0, 0) for a in range(4)])
         shifted = [lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(5)]
         squares = reduce(jnp.add, shifted)
-    return (wide * _negative_power(1 + 0.001 / 25 * squares, 0.75)).astype(x.dtype)
+    return (wide * _negative_powers(1 + 0.001 / 25 * squares, 0.75)[0]).astype(x.dtype)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = (0, 0)) -> jax.Array:
@@ -155,3 +198,22 @@ def dropout(x: jax.Array, mask: jax.Array | None, rate: float) -> jax.Array:
     if mask is None:
         return x * (1 - rate)
     return x * mask.astype(x.dtype)
+
+
+class Operators(NamedTuple):
+    """What is done in another way on a CPU."""
+
+    portion: Callable[[int, int], int]  # how many of so many images to take at once
+    kernels: Callable[[jax.Array, int, int, int], Any]  # the form that `respond` takes
+    respond: Callable[..., jax.Array]
+    apart: Apart
+    in_portions: Callable[[Callable[[jax.Array], Any], jax.Array, int], Any]
+
+
+OPERATORS = Operators(
+    portion=lambda images, largest: images,
+    kernels=lambda kernel, stride, groups, images: kernel,
+    respond=respond,
+    apart=together,
+    in_portions=lambda f, x, few: f(x),
+)

@@ -1,0 +1,184 @@
+"""The operators that are fast on a CPU against the plain ones, values and derivatives."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import network_fixtures as fixtures
+import numpy as np
+import pytest
+
+from alexnet_jax.model import AlexNet, Conv, cpu, layers, make_mesh, towers, winograd
+
+Tree = Any
+
+
+@pytest.fixture
+def for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fast forms, also where the network is too small for them to be faster."""
+    monkeypatch.setattr(cpu, "CHANNELS", 0)
+    monkeypatch.setattr(cpu, "IMAGES", 1)
+
+
+def both_ways(
+    operators: layers.Operators, arrays: tuple[jax.Array, ...], slopes: jax.Array, **geometry: Any
+) -> tuple[jax.Array, ...]:
+    """A layer's values and the gradients by its input, kernels and biases, in float64 or less."""
+    few = geometry.pop("few")
+
+    def layer(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        kernels = operators.kernels(kernel, geometry["stride"], geometry["groups"], few)
+        found: jax.Array = operators.in_portions(
+            lambda x: operators.respond(x, kernels, bias, **geometry), x, few
+        )
+        return found
+
+    values, pullback = jax.vjp(layer, *arrays)
+    return values, *pullback(slopes)
+
+
+def geometries() -> list[tuple[Any, ...]]:
+    """The network's own (with fewer channels), and six at random."""
+    found: list[tuple[Any, ...]] = [
+        # images, height, width, channels, kernels, taps, stride, padding, groups, few
+        (3, 40, 40, 3, 8, 11, 4, (0, 3), 1, 2),
+        (5, 27, 27, 6, 8, 5, 1, (2, 2), 2, 2),
+        (4, 13, 13, 8, 6, 3, 1, (1, 1), 1, 4),
+        (3, 13, 13, 8, 6, 3, 1, (1, 1), 2, 1),
+    ]
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        groups, taps, stride = int(rng.integers(1, 3)), int(rng.integers(1, 7)), 1
+        if rng.random() < 0.4:
+            stride = int(rng.integers(2, 5))
+        height, width = (int(n) for n in rng.integers(taps + stride, 20, 2))
+        padding = tuple(int(n) for n in rng.integers(0, min(taps, 4), 2))
+        channels, kernels = (groups * int(n) for n in rng.integers(1, 5, 2))
+        images = int(rng.integers(1, 6))
+        few = int(rng.integers(1, images + 1))
+        shape = images, height, width, channels, kernels, taps, stride, padding, groups, few
+        found.append(shape)
+    return found
+
+
+@pytest.mark.usefixtures("for_everything")
+@pytest.mark.parametrize("geometry", geometries(), ids=str)
+def test_a_layer(geometry: tuple[Any, ...]) -> None:
+    """To float64's last digits; in float32 the sums of Winograd's tiles cost one digit more."""
+    images, height, width, channels, kernels, taps, stride, padding, groups, few = geometry
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(images, height, width, channels))
+    kernel = rng.normal(size=(taps, taps, channels // groups, kernels))
+    bias = rng.normal(size=kernels)
+    activation = ("relu", "tanh", "sigmoid", "linear")[(height + taps) % 4]
+    shape = {"stride": stride, "padding": padding, "groups": groups, "activation": activation}
+    with jax.enable_x64(True):
+        arrays = tuple(jnp.asarray(a) for a in (x, kernel, bias))
+        slopes = jnp.asarray(rng.normal(size=layers.respond(*arrays, **shape).shape))
+        expected = both_ways(layers.OPERATORS, arrays, slopes, **shape, few=images)
+        found = both_ways(cpu.OPERATORS, arrays, slopes, **shape, few=few)
+        assert max(map(fixtures.difference, found, expected)) < 1e-12
+        if activation in ("linear", "sigmoid"):  # a ReLU may change its mind in the last digit
+            narrow = tuple(a.astype(jnp.float32) for a in arrays)
+            found = both_ways(cpu.OPERATORS, narrow, slopes.astype(jnp.float32), **shape, few=few)
+            assert all(a.dtype == jnp.float32 for a in found)
+            assert max(map(fixtures.difference, found, expected)) < 3e-5
+
+
+@pytest.mark.parametrize("taps", winograd.POINTS)
+def test_winograd_by_its_definition(taps: int) -> None:
+    """The three matrices multiply polynomials: m outputs of a correlation, in exact numbers."""
+    forms = winograd.transforms(taps)
+    n = forms.tile + taps - 1
+    rng = np.random.default_rng(0)
+    x, k = rng.integers(-9, 10, n), rng.integers(-9, 10, taps)
+    found = forms.output @ ((forms.kernel @ k) * (forms.input @ x))
+    np.testing.assert_allclose(found, np.correlate(x, k, "valid"), atol=1e-9)
+    assert (forms.output[:, winograd.ONE] == 1).all()
+
+
+@pytest.mark.parametrize("constants", [{"beta": 0.75}, {"beta": 0.5}])
+def test_lrn_apart(constants: dict[str, float]) -> None:
+    """With its powers kept apart LRN is the same, in both directions."""
+    fixed = {"size": 5, "k": 2.0, "alpha": 2e-5, "towers": 2, **constants}
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(0).normal(0, 150, (2, 3, 3, 12)))
+        both = []
+        for apart in (layers.together, winograd.apart):
+            values, pullback = jax.vjp(
+                lambda x, apart=apart: layers.local_response_norm(x, **fixed, apart=apart), x
+            )
+            found = values, *pullback(x)
+            both.append(found)
+        assert max(map(fixtures.difference, *both)) < 1e-14
+
+
+@pytest.mark.parametrize("images, largest, few", [
+    (128, 1_161_600, 8), (128, 260_000, 32), (1, 10**9, 1), (97, 1_161_600, 8), (20, 10**6, 10),
+    (64, 1_000, 64),
+])  # fmt: skip
+def test_portions(images: int, largest: int, few: int) -> None:
+    """As many as fit, in equal portions; where none come out even, the last is filled up."""
+    assert cpu.portion(images, largest) == few
+
+
+CONV6 = Conv(16, 3, 1, (1, 1), communicates=True, std=0.1, bias=1.0)
+FIRST = Conv(8, 11, 4, (0, 3), std=0.05, after="norm pool activation")
+
+
+@pytest.mark.usefixtures("for_everything")
+@pytest.mark.parametrize(
+    "mesh, changes",
+    [
+        ((1, 1), {"conv1": FIRST, "activation": "tanh"}),
+        ((1, 2), {}),
+        ((2, 2), {"conv6": CONV6}),
+    ],
+    ids=["source order", "2012", "pretrained"],
+)
+def test_a_whole_network(
+    mesh: tuple[int, int], changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits and all gradients, three images at a time, in float64: the plain forms, which an
+    apply with `intermediates` takes, are the witness."""
+    monkeypatch.setattr(cpu, "AT_A_TIME", 3 * 23 * 23 * 8 * 8)
+    network = fixtures.small_network(**changes)
+    with jax.enable_x64(True):
+        params = jax.tree.map(jnp.asarray, fixtures.random_params(network))
+        images = jnp.asarray(fixtures.random_images(14, 96))
+        slopes = jnp.asarray(np.random.default_rng(0).normal(size=(14, network.classes)))
+
+        def score(model: AlexNet, params: Tree, plain: bool) -> tuple[jax.Array, jax.Array]:
+            found: Any = model.apply({"params": params}, images, intermediates=plain)
+            logits = found[0] if plain else found
+            return jnp.sum(slopes * logits), logits
+
+        def both(model: AlexNet, params: Tree, plain: bool) -> Tree:
+            gradient = jax.value_and_grad(lambda params: score(model, params, plain), has_aux=True)
+            return jax.jit(gradient)(params)
+
+        expected = both(AlexNet(network), params, True)
+        there = make_mesh(*mesh)
+        placed = jax.device_put(params, towers.shardings(params, there))
+        found = both(AlexNet(network, there), placed, False)
+    errors = jax.tree.map(lambda a, b: fixtures.difference(np.asarray(a), b), found, expected)
+    assert max(jax.tree.leaves(errors)) < 1e-11
+
+
+def test_xla_knows_the_option() -> None:
+    """What is asked of the compiler is understood, and what it does not know is left out."""
+    assert cpu.compiler_options(make_mesh(1, 1)).keys() == {cpu.LIBRARIES}
+    assert not cpu._known("xla_cpu_no_such_option")
+
+
+def test_bfloat16() -> None:
+    """Activations of two bytes: near the float32 logits, which come out as float32."""
+    network = fixtures.small_network()
+    params = jax.tree.map(jnp.float32, fixtures.random_params(network))
+    images = jnp.float32(fixtures.random_images(4, 96))
+    wide, narrow = (
+        AlexNet(network, dtype=dtype).apply({"params": params}, images)
+        for dtype in (jnp.float32, jnp.bfloat16)
+    )
+    assert isinstance(narrow, jax.Array) and narrow.dtype == jnp.float32
+    assert 1e-6 < fixtures.difference(narrow, wide) < 0.05
