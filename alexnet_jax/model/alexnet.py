@@ -8,6 +8,7 @@ the Flax module that computes them on a mesh; its `init` and `apply` are pure fu
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +22,7 @@ AFTER_CONV = ("activation", "norm", "within_map_norm", "pool")
 AFTER_DENSE = ("activation", "dropout")
 
 Arrays = dict[str, jax.Array]
+Stages = tuple[jax.Array, Arrays, dict[str, Arrays]]  # the last one, all by name, statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -366,9 +368,7 @@ class Tower:
             statistics |= more
         return x, seen if self.intermediates else {}, statistics
 
-    def _part(
-        self, x: jax.Array, part: Mapping[str, Conv], arrays: Mapping[str, Arrays]
-    ) -> tuple[jax.Array, Arrays, dict[str, Arrays]]:
+    def _part(self, x: jax.Array, part: Mapping[str, Conv], arrays: Mapping[str, Arrays]) -> Stages:
         """Layers between which the towers do not communicate."""
         net, operators = self.network, self.operators
         sides = net.sides()
@@ -384,25 +384,19 @@ class Tower:
             groups[name] = 1 if _sees_all(name, conv) else self.count
             kernels[name] = operators.kernels(kernel, conv.stride, groups[name], few)
 
-        def layer_by_layer(x: jax.Array) -> tuple[jax.Array, Arrays, dict[str, Arrays]]:
+        def respond(name: str, x: jax.Array) -> jax.Array:
+            conv, (activation, _) = part[name], self._stages(part[name])
+            shape = conv.stride, conv.padding, groups[name]
+            return operators.respond(x, kernels[name], biases[name], *shape, activation)
+
+        def layer_by_layer(x: jax.Array, names: list[str], begun: bool) -> Stages:
             seen: Arrays = {}
             statistics: dict[str, Arrays] = {}
-            for name, conv in part.items():
-                after = conv.after.split()
-                activation = "linear"
-                if after[:1] == ["activation"] and not self.intermediates:
-                    activation, after = net.activation, after[1:]
-                x = seen[name] = operators.respond(
-                    x,
-                    kernels[name],
-                    biases[name],
-                    conv.stride,
-                    conv.padding,
-                    groups[name],
-                    activation,
-                )
+            for name in names:
+                conv = part[name]
+                x = seen[name] = x if begun and name == names[0] else respond(name, x)
                 statistics[name] = {}
-                for stage in after:
+                for stage in self._stages(conv)[1]:
                     if stage == "norm" and net.norm == "batch_norm":
                         x, statistics[name] = _batch_norm(x, arrays[name], self.training)
                     else:
@@ -410,9 +404,35 @@ class Tower:
                     seen[f"{name}/{stage}"] = x
             return x, seen if self.intermediates else {}, statistics
 
-        found: tuple[jax.Array, Arrays, dict[str, Arrays]]
-        found = operators.in_portions(layer_by_layer, x, few)
-        return found
+        seen: Arrays = {}
+        statistics: dict[str, Arrays] = {}
+        for names in _runs(list(part), lambda name: operators.may_loop(kernels[name])):
+            begun = not operators.may_loop(kernels[names[0]])
+            x = respond(names[0], x) if begun else x
+            found: Stages = operators.in_portions(
+                partial(layer_by_layer, names=names, begun=begun), x, few
+            )
+            x = found[0]
+            seen |= found[1]
+            statistics |= found[2]
+        return x, seen, statistics
+
+    def _stages(self, conv: Conv) -> tuple[str, list[str]]:
+        """The activation that is part of the convolution, and what comes after."""
+        after = conv.after.split()
+        if after[:1] == ["activation"] and not self.intermediates:
+            return self.network.activation, after[1:]
+        return "linear", after
+
+
+def _runs(names: list[str], may_loop: Callable[[str], bool]) -> list[list[str]]:
+    """The layers that go through a loop together; one that may not begins a new run."""
+    runs: list[list[str]] = []
+    for name in names:
+        if not runs or not may_loop(name):
+            runs.append([])
+        runs[-1].append(name)
+    return runs
 
 
 class TowerDense(nn.Module):

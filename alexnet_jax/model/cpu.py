@@ -61,6 +61,16 @@ def kernels(kernel: jax.Array, stride: int, groups: int, images: int) -> list[Ke
     return list(parts)
 
 
+def may_loop(kernels: list[Kernel]) -> bool:
+    """Whether the convolution is Winograd's.
+
+    Of jax 0.10, XLA's own (by Eigen) inside a loop, on two virtual devices at once, gave wrong
+    numbers for the first image of some portions in every second run of the full network. Outside
+    it is right, and on a whole batch it is faster too.
+    """
+    return isinstance(kernels[0], list)
+
+
 def respond(
     x: jax.Array,
     kernels: list[Kernel],
@@ -92,7 +102,7 @@ def _respond(
         tiling = winograd.Tiling.of(x, kernel, padding)
         products = winograd.products(tiling.input(x), kernel, (1, 0))
         return tiling.output(products, x.shape[0], finish)
-    return apart(finish)(layers.convolution(x, kernel, stride, padding))
+    return finish(layers.convolution(x, kernel, stride, padding))
 
 
 Saved = tuple[jax.Array, Kernel, jax.Array]
@@ -133,9 +143,7 @@ def _respond_backward(
 
 _respond.defvjp(_respond_forward, _respond_backward)
 
-# XLA brings a convolution into the one form that it has fast code for, NHWC and HWIO, but not
-# inside a loop, where the derivatives as JAX writes them are slower by two orders. So both are
-# written in this form here.
+# Both derivatives in the one form that XLA has fast code for on a CPU: NHWC and HWIO.
 
 
 def _by_input(
@@ -209,7 +217,7 @@ def in_portions(f: Callable[[jax.Array], Any], x: jax.Array, few: int) -> Any:
     return jax.tree.map(lambda y: y.reshape(portions * few, *y.shape[2:])[:images], found)
 
 
-OPERATORS = layers.Operators(portion, kernels, respond, apart, in_portions)
+OPERATORS = layers.Operators(portion, kernels, may_loop, respond, apart, in_portions)
 
 
 LIBRARIES = "xla_cpu_experimental_ynn_fusion_type"

@@ -205,6 +205,7 @@ class Operators(NamedTuple):
 
     portion: Callable[[int, int], int]  # how many of so many images to take at once
     kernels: Callable[[jax.Array, int, int, int], Any]  # the form that `respond` takes
+    may_loop: Callable[[Any], bool]  # `respond` with such kernels may stand in `in_portions`
     respond: Callable[..., jax.Array]
     apart: Apart
     in_portions: Callable[[Callable[[jax.Array], Any], jax.Array, int], Any]
@@ -213,6 +214,7 @@ class Operators(NamedTuple):
 OPERATORS = Operators(
     portion=lambda images, largest: images,
     kernels=lambda kernel, stride, groups, images: kernel,
+    may_loop=lambda kernels: True,
     respond=respond,
     apart=together,
     in_portions=lambda f, x, few: f(x),
