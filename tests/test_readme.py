@@ -64,6 +64,25 @@ def test_the_input_table_is_from_the_benchmark() -> None:
     assert all(target["reached"] for target in result["targets"])
 
 
+def test_the_speed_table_is_from_the_benchmark() -> None:
+    """Every rate is the median of its row, and made by the command that is named."""
+    result = json.loads((RESULTS / "step" / "benchmark.json").read_text())
+    medians = {row["key"]: row["images_per_second"]["median"] for row in result["rows"]}
+    section = README.partition("## Speed")[2].partition("\n## ")[0]
+    assert result["command"] in section
+    head, _, *lines = (line for line in section.splitlines() if line.startswith("|"))
+    sessions = ("training_128", "inference_32", "inference_1")
+    assert len(head.split("|")) == 2 + 1 + len(sessions) and len(lines) >= 4
+    for line in lines:
+        name, *rates = (cell.strip() for cell in line.strip("|").split("|"))
+        starts = {"this network": "jax_1x1", "two towers": "jax_1x2", "plain": "jax_plain"}
+        starts |= {"PyTorch": "torch", "onnxruntime": "onnx"}
+        (start,) = (key for word, key in starts.items() if name.startswith(word))
+        for session, rate in zip(sessions, rates, strict=True):
+            found = [v for key, v in medians.items() if key.startswith(f"{session}/{start}")]
+            assert rate == (f"{max(found):,.1f}" if found else ""), (name, session)
+
+
 def test_training_did_not_wait_for_data() -> None:
     """Under 1% of any interval that was logged, as the README says."""
     for name in ("embedded", "fashion_mnist"):

@@ -1,6 +1,7 @@
 """The network itself: needs jax and flax, nothing else.
 
-`alexnet` is the paper's section 3, `layers` its operators, `towers` the mesh they live on.
+`alexnet` is the paper's section 3, `layers` its operators, `cpu` and `winograd` faster forms
+of them, `towers` the mesh they live on.
 """
 
 from alexnet_jax.model.alexnet import AlexNet, Conv, Dense, Network
