@@ -65,8 +65,8 @@ def may_loop(kernels: list[Kernel]) -> bool:
     """Whether the convolution is Winograd's.
 
     Of jax 0.10, XLA's own (by Eigen) inside a loop, on two virtual devices at once, gave wrong
-    numbers for the first image of some portions in every second run of the full network. Outside
-    it is right, and on a whole batch it is faster too.
+    numbers for the first image of some portions in every second run of the full network, and its
+    derivatives there are slower by two orders. Outside it is right, and faster on a whole batch.
     """
     return isinstance(kernels[0], list)
 
@@ -136,54 +136,11 @@ def _respond_backward(
         by_kernel = winograd.products(tiling.input(x), slopes, (0, 0))
         return by_x, by_kernel, slopes[winograd.ONE][winograd.ONE].sum(0)
     gradient = apart(slope)(gradient, values)
-    by_x = _by_input(gradient, kernel, stride, padding, x.shape)
-    direct = _by_kernel(x, gradient, stride, padding, kernel.shape)
-    return by_x, direct, gradient.sum((0, 1, 2))
+    _, pullback = jax.vjp(lambda x, k: layers.convolution(x, k, stride, padding), x, kernel)
+    return *pullback(gradient), gradient.sum((0, 1, 2))
 
 
 _respond.defvjp(_respond_forward, _respond_backward)
-
-# Both derivatives in the one form that XLA has fast code for on a CPU: NHWC and HWIO.
-
-
-def _by_input(
-    gradient: jax.Array, kernel: jax.Array, stride: int, padding: Padding, shape: tuple[int, ...]
-) -> jax.Array:
-    """The derivative of a convolution: its gradient, spread out, with the kernel turned around."""
-    size = kernel.shape[0]
-    pads = []
-    for length, outputs in zip(shape[1:3], gradient.shape[1:3], strict=True):
-        before = size - 1 - padding[0]
-        pads.append((before, length + size - 1 - before - (outputs - 1) * stride - 1))
-    turned = apart(lambda k: k[::-1, ::-1].swapaxes(2, 3))(kernel)
-    return lax.conv_general_dilated(
-        gradient,
-        turned,
-        (1, 1),
-        pads,
-        lhs_dilation=(stride, stride),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def _by_kernel(
-    x: jax.Array, gradient: jax.Array, stride: int, padding: Padding, shape: tuple[int, ...]
-) -> jax.Array:
-    """The derivative of a convolution: of its input with its gradient, summed over the images."""
-    pads = []
-    for length, outputs in zip(x.shape[1:3], gradient.shape[1:3], strict=True):
-        pads.append((padding[0], (outputs - 1) * stride + shape[0] - length - padding[0]))
-    images_last = apart(lambda x: x.transpose(3, 1, 2, 0))(x)
-    as_kernel = apart(lambda g: g.transpose(1, 2, 0, 3))(gradient)
-    found = lax.conv_general_dilated(
-        images_last,
-        as_kernel,
-        (1, 1),
-        pads,
-        rhs_dilation=(stride, stride),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return found.transpose(1, 2, 0, 3)
 
 
 def portion(images: int, largest: int) -> int:
