@@ -107,12 +107,14 @@ def convolution(
         partial(plain.convolution, stride=stride, padding=padding, groups=groups), x, kernel
     )
     few = platform.portion(len(x), responses.size * x.dtype.itemsize // len(x))
-    kernels = platform.kernels(kernel, stride, groups, few)
+    form = layers.Form(stride, padding, groups, "linear")
+    kernels = platform.kernels(kernel, form, few)
 
     def respond(x: jax.Array) -> jax.Array:
-        return platform.respond(x, kernels, bias, stride, padding, groups, "linear")
+        return platform.respond(x, kernels, bias, form)
 
-    found: jax.Array = platform.in_portions(respond, x, few)
+    found: jax.Array
+    found = platform.in_portions(respond, x, few if platform.may_loop(kernels) else len(x))
     return found
 
 

@@ -21,15 +21,19 @@ def for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def both_ways(
-    operators: layers.Operators, arrays: tuple[jax.Array, ...], slopes: jax.Array, **geometry: Any
+    operators: layers.Operators,
+    arrays: tuple[jax.Array, ...],
+    slopes: jax.Array,
+    form: layers.Form,
+    few: int,
 ) -> tuple[jax.Array, ...]:
-    """A layer's values and the gradients by its input, kernels and biases, in float64 or less."""
-    few = geometry.pop("few")
+    """A layer's values and the gradients by its input, kernels and biases."""
 
     def layer(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-        kernels = operators.kernels(kernel, geometry["stride"], geometry["groups"], few)
+        kernels = operators.kernels(kernel, form, few)
+        at_once = few if operators.may_loop(kernels) else len(x)
         found: jax.Array = operators.in_portions(
-            lambda x: operators.respond(x, kernels, bias, **geometry), x, few
+            lambda x: operators.respond(x, kernels, bias, form), x, at_once
         )
         return found
 
@@ -71,16 +75,16 @@ def test_a_layer(geometry: tuple[Any, ...]) -> None:
     kernel = rng.normal(size=(taps, taps, channels // groups, kernels))
     bias = rng.normal(size=kernels)
     activation = ("relu", "tanh", "sigmoid", "linear")[(height + taps) % 4]
-    shape = {"stride": stride, "padding": padding, "groups": groups, "activation": activation}
+    form = layers.Form(stride, padding, groups, activation)
     with jax.enable_x64(True):
         arrays = tuple(jnp.asarray(a) for a in (x, kernel, bias))
-        slopes = jnp.asarray(rng.normal(size=layers.respond(*arrays, **shape).shape))
-        expected = both_ways(layers.OPERATORS, arrays, slopes, **shape, few=images)
-        found = both_ways(cpu.OPERATORS, arrays, slopes, **shape, few=few)
+        slopes = jnp.asarray(rng.normal(size=layers.respond(*arrays, form).shape))
+        expected = both_ways(layers.OPERATORS, arrays, slopes, form, images)
+        found = both_ways(cpu.OPERATORS, arrays, slopes, form, few)
         assert max(map(fixtures.difference, found, expected)) < 1e-12
         if activation in ("linear", "sigmoid"):  # a ReLU may change its mind in the last digit
             narrow = tuple(a.astype(jnp.float32) for a in arrays)
-            found = both_ways(cpu.OPERATORS, narrow, slopes.astype(jnp.float32), **shape, few=few)
+            found = both_ways(cpu.OPERATORS, narrow, slopes.astype(jnp.float32), form, few)
             assert all(a.dtype == jnp.float32 for a in found)
             assert max(map(fixtures.difference, found, expected)) < 3e-5
 

@@ -26,7 +26,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from alexnet_jax.model import layers, towers, winograd
-from alexnet_jax.model.layers import Padding
+from alexnet_jax.model.layers import Form
 from alexnet_jax.model.winograd import Grid, apart
 
 AT_A_TIME = 10_000_000  # bytes of the largest maps: what a cache holds
@@ -44,18 +44,17 @@ SLOPES: dict[str, Callable[[jax.Array], jax.Array]] = {  # derivatives, from the
 }
 
 
-def kernels(kernel: jax.Array, stride: int, groups: int, images: int) -> list[Kernel]:
+def kernels(kernel: jax.Array, form: Form, images: int) -> list[Kernel]:
     """The kernels of each group, in the form in which `respond` is fastest.
 
     Args:
         kernel: (K, K, I, O), of all groups.
-        stride: of the convolution, in pixels.
-        groups: how many towers there are along the channels.
+        form: of the layer.
         images: how many at a time `respond` will see.
     """
-    parts = jnp.split(kernel, groups, axis=-1)
+    parts = jnp.split(kernel, form.groups, axis=-1)
     size, _, channels, width = parts[0].shape
-    fits = stride == 1 and size in winograd.POINTS and kernel.dtype != jnp.bfloat16
+    fits = form.stride == 1 and size in winograd.POINTS and kernel.dtype != jnp.bfloat16
     if fits and images >= IMAGES and channels * width >= CHANNELS:
         return [winograd.transform_kernel(part) for part in parts]
     return list(parts)
@@ -71,72 +70,54 @@ def may_loop(kernels: list[Kernel]) -> bool:
     return isinstance(kernels[0], list)
 
 
-def respond(
-    x: jax.Array,
-    kernels: list[Kernel],
-    bias: jax.Array,
-    stride: int,
-    padding: Padding,
-    groups: int,
-    activation: str,
-) -> jax.Array:
+def respond(x: jax.Array, kernels: list[Kernel], bias: jax.Array, form: Form) -> jax.Array:
     """`layers.respond`. Inside `shard_map` all arrays have to vary over the same axes."""
+    groups = form.groups
     own = zip(jnp.split(x, groups, axis=-1), kernels, jnp.split(bias, groups), strict=True)
-    parts = [_respond(*arrays, stride, padding, activation) for arrays in own]
+    parts = [_respond(*arrays, form._replace(groups=1)) for arrays in own]
     return jnp.concatenate(parts, axis=-1) if groups > 1 else parts[0]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _respond(
-    x: jax.Array,
-    kernel: Kernel,
-    bias: jax.Array,
-    stride: int,
-    padding: Padding,
-    activation: str,
-) -> jax.Array:
-    def finish(y: jax.Array) -> jax.Array:
-        return layers.ACTIVATIONS[activation](y + bias)
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _respond(x: jax.Array, kernel: Kernel, bias: jax.Array, form: Form) -> jax.Array:
+    if not isinstance(kernel, list):
+        return layers.respond(x, kernel, bias, form)
 
-    if isinstance(kernel, list):
-        tiling = winograd.Tiling.of(x, kernel, padding)
-        products = winograd.products(tiling.input(x), kernel, (1, 0))
-        return tiling.output(products, x.shape[0], finish)
-    return finish(layers.convolution(x, kernel, stride, padding))
+    def finish(y: jax.Array) -> jax.Array:
+        return layers.ACTIVATIONS[form.activation](y + bias)
+
+    tiling = winograd.Tiling.of(x, kernel, form.padding)
+    products = winograd.products(tiling.input(x), kernel, (1, 0))
+    return tiling.output(products, x.shape[0], finish)
 
 
 Saved = tuple[jax.Array, Kernel, jax.Array]
 
 
 def _respond_forward(
-    x: jax.Array,
-    kernel: Kernel,
-    bias: jax.Array,
-    stride: int,
-    padding: Padding,
-    activation: str,
+    x: jax.Array, kernel: Kernel, bias: jax.Array, form: Form
 ) -> tuple[jax.Array, Saved]:
-    values = _respond(x, kernel, bias, stride, padding, activation)
-    values = checkpoint_name(values, "values")
+    values = checkpoint_name(_respond(x, kernel, bias, form), "values")
     return values, (x, kernel, values)
 
 
 def _respond_backward(
-    stride: int, padding: Padding, activation: str, saved: Saved, gradient: jax.Array
+    form: Form, saved: Saved, gradient: jax.Array
 ) -> tuple[jax.Array, Kernel, jax.Array]:
     x, kernel, values = saved
 
     def slope(gradient: jax.Array, values: jax.Array) -> jax.Array:
-        return gradient * SLOPES[activation](values)
+        return gradient * SLOPES[form.activation](values)
 
     if isinstance(kernel, list):
-        tiling = winograd.Tiling.of(x, kernel, padding)
+        tiling = winograd.Tiling.of(x, kernel, form.padding)
         slopes = tiling.output_transposed(slope, gradient, values)
         by_x = tiling.input_transposed(winograd.products(slopes, kernel, (1, 1)), x.shape[0])
         by_kernel = winograd.products(tiling.input(x), slopes, (0, 0))
         return by_x, by_kernel, slopes[winograd.ONE][winograd.ONE].sum(0)
     gradient = apart(slope)(gradient, values)
-    _, pullback = jax.vjp(lambda x, k: layers.convolution(x, k, stride, padding), x, kernel)
+    convolution = partial(layers.convolution, stride=form.stride, padding=form.padding)
+    _, pullback = jax.vjp(convolution, x, kernel)
     return *pullback(gradient), gradient.sum((0, 1, 2))
 
 

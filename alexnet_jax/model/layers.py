@@ -49,18 +49,19 @@ def convolution(
     return jnp.concatenate([apply(*pair) for pair in pairs], axis=-1)
 
 
-def respond(
-    x: jax.Array,
-    kernel: jax.Array,
-    bias: jax.Array,
-    stride: int,
-    padding: Padding,
-    groups: int,
-    activation: str,
-) -> jax.Array:
+class Form(NamedTuple):
+    """How a convolutional layer responds, but for its numbers."""
+
+    stride: int
+    padding: Padding
+    groups: int
+    activation: str
+
+
+def respond(x: jax.Array, kernel: jax.Array, bias: jax.Array, form: Form) -> jax.Array:
     """What a convolutional layer's kernels say: the activation of their responses and the bias."""
-    responses = convolution(x, kernel, stride, padding, groups)
-    return ACTIVATIONS[activation](responses + bias)
+    responses = convolution(x, kernel, form.stride, form.padding, form.groups)
+    return ACTIVATIONS[form.activation](responses + bias)
 
 
 def together(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -204,16 +205,16 @@ class Operators(NamedTuple):
     """What is done in another way on a CPU."""
 
     portion: Callable[[int, int], int]  # how many of so many images to take at once
-    kernels: Callable[[jax.Array, int, int, int], Any]  # the form that `respond` takes
+    kernels: Callable[[jax.Array, Form, int], Any]  # as `respond` takes them
     may_loop: Callable[[Any], bool]  # `respond` with such kernels may stand in `in_portions`
-    respond: Callable[..., jax.Array]
+    respond: Callable[[jax.Array, Any, jax.Array, Form], jax.Array]
     apart: Apart
     in_portions: Callable[[Callable[[jax.Array], Any], jax.Array, int], Any]
 
 
 OPERATORS = Operators(
     portion=lambda images, largest: images,
-    kernels=lambda kernel, stride, groups, images: kernel,
+    kernels=lambda kernel, form, images: kernel,
     may_loop=lambda kernels: True,
     respond=respond,
     apart=together,

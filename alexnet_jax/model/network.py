@@ -1,0 +1,175 @@
+"""What the network is: its layers and their numbers, and nothing that computes."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from alexnet_jax.model import layers
+
+AFTER_CONV = ("activation", "norm", "within_map_norm", "pool")
+AFTER_DENSE = ("activation", "dropout")
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv:
+    """A convolutional layer. A width of 0 takes the layer out, and what follows it."""
+
+    width: int  # kernels, in both towers together
+    kernel: int  # pixels
+    stride: int = 1  # pixels
+    padding: tuple[int, int] = (0, 0)  # zero rows (and columns) before and after
+    communicates: bool = False  # sees the maps of both towers, not of its own alone
+    std: float = 0.01  # of the initial weights
+    bias: float = 0.0  # initial
+    after: str = "activation"  # what follows the convolution, in order; words of `AFTER_CONV`
+    pool_padding: tuple[int, int] = (0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """A fully connected layer, which sees both towers. A width of 0 takes the layer out."""
+
+    width: int  # units, in both towers together
+    std: float = 0.01
+    bias: float = 1.0
+    after: str = "activation dropout"
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What the network is. The defaults are the `reconciled` reading (see `configs/presets.py`).
+
+    Sources are paper sections and lines of the released `layers/layers-145.cfg`.
+    """
+
+    classes: int = 1000
+    input_size: int = 224  # 227 gives the same maps: the zeros below are then never reached
+    towers: int = 2  # 1: one dense network, as in the paper's footnote 2
+
+    # (0, 3) is how 224 becomes 55: cuda-convnet rounds up, and reads zeros beyond the image
+    # (layer.py:1004, filter_acts.cu:131).
+    conv1: Conv = Conv(96, 11, 4, (0, 3), after="activation norm pool")
+    conv2: Conv = Conv(256, 5, 1, (2, 2), bias=1.0, after="activation norm pool")
+    conv3: Conv = Conv(384, 3, 1, (1, 1), communicates=True, std=0.03)
+    conv4: Conv = Conv(384, 3, 1, (1, 1), std=0.03, bias=1.0)
+    conv5: Conv = Conv(256, 3, 1, (1, 1), std=0.03, bias=1.0, after="activation pool")
+    # Only in the pretrained nets ("1 CNN*"), at width 256: after pool5, unpooled
+    # (layers-146-2012-2011.cfg).
+    conv6: Conv = Conv(0, 3, 1, (1, 1), communicates=True, std=0.03, bias=1.0)
+    fc6: Dense = Dense(4096)
+    fc7: Dense = Dense(4096)
+    fc8_std: float = 0.01  # the width of fc8 is the number of classes
+    fc8_bias: float = 0.0
+
+    activation: str = "relu"  # section 3.1; 'tanh' or 'sigmoid' for what came before
+    norm: str = "lrn"  # what the word 'norm' does: section 3.3; 'batch_norm' or 'none'
+    lrn_size: int = 5
+    lrn_k: float = 2.0
+    lrn_alpha: float = 2e-5  # per squared response: 0.0001 over the window (layer.py:1183)
+    lrn_beta: float = 0.75
+    pool_window: int = 3  # section 3.4; 2 for pooling that does not overlap
+    pool_stride: int = 2
+    dropout: float = 0.5  # section 4.2; the share dropped, 0 for none
+
+    def __post_init__(self) -> None:
+        known = {"activation": tuple(layers.ACTIVATIONS), "norm": ("lrn", "batch_norm", "none")}
+        for field, words in known.items():
+            word = getattr(self, field)
+            if word not in words:
+                raise ValueError(f"model.{field}={word!r}: one of {', '.join(words)}")
+        if self.towers not in (1, 2):
+            raise ValueError(f"model.towers={self.towers}: the network has two towers, or is one")
+        if self.classes < 2:
+            raise ValueError(f"model.classes={self.classes}: a classifier needs two classes")
+        every: dict[str, Conv | Dense] = {**self.convolutions(), **self.hidden()}
+        for name, layer in every.items():
+            allowed = AFTER_CONV if isinstance(layer, Conv) else AFTER_DENSE
+            unknown = sorted(set(layer.after.split()) - set(allowed))
+            if unknown:
+                raise ValueError(
+                    f"model.{name}.after={layer.after!r}: {unknown[0]} is none of "
+                    f"{', '.join(allowed)}"
+                )
+            if layer.width < 0 or layer.width % self.towers:
+                raise ValueError(
+                    f"model.{name}.width={layer.width} does not divide into {self.towers} towers"
+                )
+        if not self.conv1.width:
+            raise ValueError("model.conv1.width=0: the first layer cannot be taken out")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout={self.dropout}: a share from 0 to less than 1")
+        self.final_maps()
+
+    def sides(self) -> dict[str, tuple[int, int]]:
+        """Of each convolutional layer's responses and of the maps that it passes on, in pixels.
+
+        Raises:
+            ValueError: a layer's window does not fit onto the maps it is given.
+        """
+        found = {}
+        side = self.input_size
+        for name, layer in self.convolutions().items():
+            windows = [("kernel", layer.kernel, layer.stride, layer.padding)]
+            if "pool" in layer.after.split():
+                windows.append(("pool", self.pool_window, self.pool_stride, layer.pool_padding))
+            sides = []
+            for what, window, stride, padding in windows:
+                padded = side + sum(padding)
+                if window < 1 or stride < 1 or window > padded:
+                    raise ValueError(
+                        f"model.{name}: a {what} of {window} every {stride} pixels does not fit "
+                        f"onto maps of {side} (padded {padded}); model.input_size={self.input_size}"
+                    )
+                side = (padded - window) // stride + 1
+                sides.append(side)
+            found[name] = sides[0], sides[-1]
+        return found
+
+    def final_maps(self) -> int:
+        """The side, in pixels, of the maps that go into fc6: 6 for the network of 2012."""
+        *_, (_, side) = self.sides().values()
+        return side
+
+    def convolutions(self) -> dict[str, Conv]:
+        """The convolutional layers that are there, in order."""
+        named = {f"conv{i}": getattr(self, f"conv{i}") for i in range(1, 7)}
+        return {name: layer for name, layer in named.items() if layer.width}
+
+    def sees_all(self, name: str) -> bool:
+        """Whether a layer's kernels see all channels: both towers' maps, or the image."""
+        return name == "conv1" or self.convolutions()[name].communicates
+
+    def parts(self) -> list[dict[str, Conv]]:
+        """The convolutional layers from one communication of the towers to the next."""
+        found: list[dict[str, Conv]] = [{}]
+        for name, layer in self.convolutions().items():
+            if layer.communicates and found[-1]:
+                found.append({})
+            found[-1][name] = layer
+        return found
+
+    def hidden(self) -> dict[str, Dense]:
+        """The fully connected layers before the last that are there."""
+        named = {"fc6": self.fc6, "fc7": self.fc7}
+        return {name: layer for name, layer in named.items() if layer.width}
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> "Network":
+        """The network of nested plain values, such as the `model` part of a configuration.
+
+        Raises:
+            ValueError: a field that a network cannot have.
+        """
+
+        def layer(kind: type, name: str) -> Any:
+            plain = dict(fields[name])
+            pairs = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+            return kind(**pairs)
+
+        kinds = {f.name: type(f.default) for f in dataclasses.fields(Network)}
+        return Network(
+            **{
+                name: layer(kinds[name], name) if kinds[name] in (Conv, Dense) else value
+                for name, value in fields.items()
+            }
+        )
