@@ -101,14 +101,13 @@ def convolution(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int
 ) -> jax.Array:
     """As a layer of the network takes its share of the images, with no bias and no activation."""
-    platform = on_this_machine()
     bias = jnp.zeros(kernel.shape[-1], x.dtype)
     responses = jax.eval_shape(
         partial(plain.convolution, stride=stride, padding=padding, groups=groups), x, kernel
     )
-    few = platform.portion(len(x), responses.size * x.dtype.itemsize // len(x))
-    form = layers.Form(stride, padding, groups, "linear")
-    kernels = platform.kernels(kernel, form, few)
+    few, platform = on_this_machine(responses)
+    form = layers.Form(kernel.shape[0], stride, padding, groups, "linear")
+    kernels = platform.kernels(kernel, form)
 
     def respond(x: jax.Array) -> jax.Array:
         return platform.respond(x, kernels, bias, form)
@@ -120,12 +119,15 @@ def convolution(
 
 def local_response_norm(x: jax.Array, **constants: Any) -> jax.Array:
     """As the network has it on this machine."""
-    return layers.local_response_norm(x, **constants, apart=on_this_machine().apart)
+    return layers.local_response_norm(x, **constants, apart=on_this_machine(x)[1].apart)
 
 
-def on_this_machine() -> layers.Operators:
-    """The choice that `AlexNet` makes."""
-    return cpu.OPERATORS if jax.default_backend() == "cpu" else layers.OPERATORS
+def on_this_machine(maps: Any) -> tuple[int, layers.Operators]:
+    """The choice that `AlexNet` and `Tower` make: how many images at a time, and by what."""
+    images = maps.shape[0]
+    best = cpu.OPERATORS if jax.default_backend() == "cpu" else layers.OPERATORS
+    few = best.portion(images, maps.size * maps.dtype.itemsize // images)
+    return few, best if few < images else layers.OPERATORS
 
 
 def ways(task: Task) -> list[Way]:

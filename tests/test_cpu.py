@@ -15,9 +15,8 @@ Tree = Any
 
 @pytest.fixture
 def for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fast forms, also where the network is too small for them to be faster."""
+    """Winograd also where the layers are too small for it to be faster."""
     monkeypatch.setattr(cpu, "CHANNELS", 0)
-    monkeypatch.setattr(cpu, "IMAGES", 1)
 
 
 def both_ways(
@@ -30,7 +29,7 @@ def both_ways(
     """A layer's values and the gradients by its input, kernels and biases."""
 
     def layer(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-        kernels = operators.kernels(kernel, form, few)
+        kernels = operators.kernels(kernel, form)
         at_once = few if operators.may_loop(kernels) else len(x)
         found: jax.Array = operators.in_portions(
             lambda x: operators.respond(x, kernels, bias, form), x, at_once
@@ -75,7 +74,7 @@ def test_a_layer(geometry: tuple[Any, ...]) -> None:
     kernel = rng.normal(size=(taps, taps, channels // groups, kernels))
     bias = rng.normal(size=kernels)
     activation = ("relu", "tanh", "sigmoid", "linear")[(height + taps) % 4]
-    form = layers.Form(stride, padding, groups, activation)
+    form = layers.Form(taps, stride, padding, groups, activation)
     with jax.enable_x64(True):
         arrays = tuple(jnp.asarray(a) for a in (x, kernel, bias))
         slopes = jnp.asarray(rng.normal(size=layers.respond(*arrays, form).shape))

@@ -1,18 +1,20 @@
-"""The operators of `layers` in the forms that are fast on a CPU.
+"""The operators of `layers` in the forms that are fast on a CPU, for many large maps.
 
 XLA's convolutions and products are good there; what is between them costs as much as they do, and
 so it is kept small:
 
-* a layer is one operator: convolution, bias and activation forward, and one rule for the way back,
-  which reads the activation's slope off its value. Nothing else of a layer is kept;
-* the larger convolutions at stride 1 are `winograd`'s, a quarter of the multiplications;
 * the images go through the layers a few at a time, so that what one stage writes the next one finds
   in the cache; on the way back everything but the layers' values is computed again;
+* a convolution is `winograd`'s, a quarter of the multiplications; at a stride it is one at stride 1
+  over blocks of pixels (conv1: squares of 4 x 4, and 3 x 3 of those instead of 11 x 11);
+* it is one operator with its bias and activation, with one rule for the way back, which reads the
+  activation's slope off its value. Nothing else of a layer is kept;
 * `apart` keeps XLA from fusing a stage into each of the next one's slices, and so computing it many
   times over.
 
-Measured beside the plain forms in `experiments/results/step`; each has the values and derivatives
-of its plain form (`tests/test_cpu.py`).
+What fits into the cache at once is left to XLA, which is faster there. Measured beside the plain
+forms in `experiments/results/step`; each has the values and derivatives of its plain form
+(`tests/test_cpu.py`).
 """
 
 from collections.abc import Callable
@@ -26,15 +28,14 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from alexnet_jax.model import layers, towers, winograd
-from alexnet_jax.model.layers import Form
+from alexnet_jax.model.layers import Form, Padding
 from alexnet_jax.model.winograd import Grid, apart
 
 AT_A_TIME = 10_000_000  # bytes of the largest maps: what a cache holds
-# Below these numbers Winograd's transforms cost more than they save.
-CHANNELS = 4_000  # kernels times the channels that each of them sees
-IMAGES = 8
+# Kernels times the channels that each sees; below, Winograd's transforms cost more than they save.
+CHANNELS = 2_000
 
-Kernel = jax.Array | Grid  # as it is, or as `winograd` wants it
+Kernels = jax.Array | list[Grid]  # as they are, or those of each group as `winograd` wants them
 
 SLOPES: dict[str, Callable[[jax.Array], jax.Array]] = {  # derivatives, from the values
     "relu": lambda z: (z > 0).astype(z.dtype),
@@ -44,81 +45,100 @@ SLOPES: dict[str, Callable[[jax.Array], jax.Array]] = {  # derivatives, from the
 }
 
 
-def kernels(kernel: jax.Array, form: Form, images: int) -> list[Kernel]:
-    """The kernels of each group, in the form in which `respond` is fastest.
-
-    Args:
-        kernel: (K, K, I, O), of all groups.
-        form: of the layer.
-        images: how many at a time `respond` will see.
-    """
-    parts = jnp.split(kernel, form.groups, axis=-1)
-    size, _, channels, width = parts[0].shape
-    fits = form.stride == 1 and size in winograd.POINTS and kernel.dtype != jnp.bfloat16
-    if fits and images >= IMAGES and channels * width >= CHANNELS:
-        return [winograd.transform_kernel(part) for part in parts]
-    return list(parts)
+def kernels(kernel: jax.Array, form: Form) -> Kernels:
+    """The kernels (K, K, I, O) in the form in which `respond` is fastest."""
+    blocks = _kernel_of_blocks(kernel, form.stride)
+    size, _, channels, width = blocks.shape
+    fits = size in winograd.POINTS and kernel.dtype != jnp.bfloat16
+    if not fits or channels * width // form.groups < CHANNELS:
+        return kernel
+    return [winograd.transform_kernel(own) for own in jnp.split(blocks, form.groups, axis=-1)]
 
 
-def may_loop(kernels: list[Kernel]) -> bool:
+def may_loop(kernels: Kernels) -> bool:
     """Whether the convolution is Winograd's.
 
     Of jax 0.10, XLA's own (by Eigen) inside a loop, on two virtual devices at once, gave wrong
     numbers for the first image of some portions in every second run of the full network, and its
     derivatives there are slower by two orders. Outside it is right, and faster on a whole batch.
     """
-    return isinstance(kernels[0], list)
+    return isinstance(kernels, list)
 
 
-def respond(x: jax.Array, kernels: list[Kernel], bias: jax.Array, form: Form) -> jax.Array:
+def respond(x: jax.Array, kernels: Kernels, bias: jax.Array, form: Form) -> jax.Array:
     """`layers.respond`. Inside `shard_map` all arrays have to vary over the same axes."""
-    groups = form.groups
-    own = zip(jnp.split(x, groups, axis=-1), kernels, jnp.split(bias, groups), strict=True)
-    parts = [_respond(*arrays, form._replace(groups=1)) for arrays in own]
-    return jnp.concatenate(parts, axis=-1) if groups > 1 else parts[0]
+    if not isinstance(kernels, list):
+        return layers.respond(x, kernels, bias, form)
+    inputs = jnp.split(x, form.groups, axis=-1)
+    padding = form.padding
+    if form.stride > 1:
+        inputs = [apart(partial(_blocks, form=form))(own) for own in inputs]
+        padding = 0, 0
+    groups = zip(inputs, kernels, jnp.split(bias, form.groups), strict=True)
+    responses = [_respond(*own, padding, form.activation) for own in groups]
+    return jnp.concatenate(responses, axis=-1) if form.groups > 1 else responses[0]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _respond(x: jax.Array, kernel: Kernel, bias: jax.Array, form: Form) -> jax.Array:
-    if not isinstance(kernel, list):
-        return layers.respond(x, kernel, bias, form)
+def _blocks(x: jax.Array, form: Form) -> jax.Array:
+    """The input (N, H, W, I) with every square of `stride` pixels as one pixel of more channels."""
+    images, *size, channels = x.shape
+    stride, before = form.stride, form.padding[0]
+    taps = -(-form.size // stride)
+    down, across = ((side + sum(form.padding) - form.size) // stride + taps for side in size)
+    padding = (
+        (before, stride * blocks - before - side)
+        for side, blocks in zip(size, (down, across), strict=True)
+    )
+    x = winograd.pad(x, *padding)
+    x = x.reshape(images, down, stride, across, stride, channels).swapaxes(2, 3)
+    return x.reshape(images, down, across, stride * stride * channels)
 
+
+def _kernel_of_blocks(kernel: jax.Array, stride: int) -> jax.Array:
+    """The kernel (K, K, I, O) that says of `_blocks`, at stride 1, what `kernel` says of pixels."""
+    size, _, channels, width = kernel.shape
+    taps = -(-size // stride)
+    spare = 0, taps * stride - size
+    kernel = jnp.pad(kernel, (spare, spare, (0, 0), (0, 0)))
+    kernel = kernel.reshape(taps, stride, taps, stride, channels, width).swapaxes(1, 2)
+    return kernel.reshape(taps, taps, stride * stride * channels, width)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _respond(
+    x: jax.Array, kernel: Grid, bias: jax.Array, padding: Padding, activation: str
+) -> jax.Array:
     def finish(y: jax.Array) -> jax.Array:
-        return layers.ACTIVATIONS[form.activation](y + bias)
+        return layers.ACTIVATIONS[activation](y + bias)
 
-    tiling = winograd.Tiling.of(x, kernel, form.padding)
+    tiling = winograd.Tiling.of(x, kernel, padding)
     products = winograd.products(tiling.input(x), kernel, (1, 0))
     return tiling.output(products, x.shape[0], finish)
 
 
-Saved = tuple[jax.Array, Kernel, jax.Array]
+Saved = tuple[jax.Array, Grid, jax.Array]
 
 
 def _respond_forward(
-    x: jax.Array, kernel: Kernel, bias: jax.Array, form: Form
+    x: jax.Array, kernel: Grid, bias: jax.Array, padding: Padding, activation: str
 ) -> tuple[jax.Array, Saved]:
-    values = checkpoint_name(_respond(x, kernel, bias, form), "values")
+    values = checkpoint_name(_respond(x, kernel, bias, padding, activation), "values")
     return values, (x, kernel, values)
 
 
 def _respond_backward(
-    form: Form, saved: Saved, gradient: jax.Array
-) -> tuple[jax.Array, Kernel, jax.Array]:
+    padding: Padding, activation: str, saved: Saved, gradient: jax.Array
+) -> tuple[jax.Array, Grid, jax.Array]:
     x, kernel, values = saved
 
     def slope(gradient: jax.Array, values: jax.Array) -> jax.Array:
-        return gradient * SLOPES[form.activation](values)
+        return gradient * SLOPES[activation](values)
 
-    if isinstance(kernel, list):
-        tiling = winograd.Tiling.of(x, kernel, form.padding)
-        slopes = tiling.output_transposed(slope, gradient, values)
-        by_x = tiling.input_transposed(winograd.products(slopes, kernel, (1, 1)), x.shape[0])
-        by_kernel = winograd.products(tiling.input(x), slopes, (0, 0))
-        return by_x, by_kernel, slopes[winograd.ONE][winograd.ONE].sum(0)
-    gradient = apart(slope)(gradient, values)
-    convolution = partial(layers.convolution, stride=form.stride, padding=form.padding)
-    _, pullback = jax.vjp(convolution, x, kernel)
-    return *pullback(gradient), gradient.sum((0, 1, 2))
+    tiling = winograd.Tiling.of(x, kernel, padding)
+    slopes = tiling.output_transposed(slope, gradient, values)
+    by_x = tiling.input_transposed(winograd.products(slopes, kernel, (1, 1)), x.shape[0])
+    by_kernel = winograd.products(tiling.input(x), slopes, (0, 0))
+    return by_x, by_kernel, slopes[winograd.ONE][winograd.ONE].sum(0)
 
 
 _respond.defvjp(_respond_forward, _respond_backward)

@@ -52,6 +52,7 @@ def convolution(
 class Form(NamedTuple):
     """How a convolutional layer responds, but for its numbers."""
 
+    size: int  # of the kernels, pixels
     stride: int
     padding: Padding
     groups: int
@@ -205,7 +206,7 @@ class Operators(NamedTuple):
     """What is done in another way on a CPU."""
 
     portion: Callable[[int, int], int]  # how many of so many images to take at once
-    kernels: Callable[[jax.Array, Form, int], Any]  # as `respond` takes them
+    kernels: Callable[[jax.Array, Form], Any]  # as `respond` takes them
     may_loop: Callable[[Any], bool]  # `respond` with such kernels may stand in `in_portions`
     respond: Callable[[jax.Array, Any, jax.Array, Form], jax.Array]
     apart: Apart
@@ -214,7 +215,7 @@ class Operators(NamedTuple):
 
 OPERATORS = Operators(
     portion=lambda images, largest: images,
-    kernels=lambda kernel, form, images: kernel,
+    kernels=lambda kernel, form: kernel,
     may_loop=lambda kernels: True,
     respond=respond,
     apart=together,

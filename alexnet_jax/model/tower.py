@@ -50,10 +50,11 @@ class Tower:
             if first.communicates and self.count < self.network.towers:
                 x = jax.lax.all_gather(x, "tower", axis=3, tiled=True)
             few = self._few(x, part)
-            stages = self._computations(part, arrays, few)
+            operators = self.operators if few < len(x) else layers.OPERATORS
+            stages = self._computations(part, arrays, operators)
             for may_loop, together in itertools.groupby(stages, lambda stage: stage.may_loop):
                 run = partial(self._run, stages=list(together))
-                found = self.operators.in_portions(run, x, few) if may_loop else run(x)
+                found = operators.in_portions(run, x, few) if may_loop else run(x)
                 x = found[0]
                 seen |= found[1]
                 statistics |= found[2]
@@ -80,10 +81,9 @@ class Tower:
         return "linear", after
 
     def _computations(
-        self, part: Mapping[str, Conv], arrays: Mapping[str, Arrays], few: int
+        self, part: Mapping[str, Conv], arrays: Mapping[str, Arrays], operators: layers.Operators
     ) -> Iterator[Stage]:
         """Of layers between which the towers do not communicate."""
-        operators = self.operators
         for name, conv in part.items():
             kernel, bias = (
                 jax.lax.pcast(arrays[name][which], "data", to="varying")
@@ -91,8 +91,8 @@ class Tower:
             )
             activation, after = self._split(conv)
             groups = 1 if self.network.sees_all(name) else self.count
-            form = layers.Form(conv.stride, conv.padding, groups, activation)
-            kernels = operators.kernels(kernel, form, few)
+            form = layers.Form(conv.kernel, conv.stride, conv.padding, groups, activation)
+            kernels = operators.kernels(kernel, form)
 
             def respond(
                 x: jax.Array, kernels: Any = kernels, bias: Any = bias, form: Any = form
@@ -101,7 +101,7 @@ class Tower:
 
             yield Stage(name, operators.may_loop(kernels), respond)
             for word in after:
-                compute = partial(self._after, word, conv, arrays[name])
+                compute = partial(self._after, word, conv, arrays[name], operators.apart)
                 yield Stage(f"{name}/{word}", True, compute)
 
     def _run(self, x: jax.Array, stages: Iterable[Stage]) -> Found:
@@ -116,10 +116,10 @@ class Tower:
         return x, seen, statistics
 
     def _after(
-        self, word: str, conv: Conv, arrays: Arrays, x: jax.Array
+        self, word: str, conv: Conv, arrays: Arrays, apart: layers.Apart, x: jax.Array
     ) -> tuple[jax.Array, Arrays]:
         """One word of `Conv.after`."""
-        net, apart = self.network, self.operators.apart
+        net = self.network
         match word:
             case "activation":
                 return apart(layers.ACTIVATIONS[net.activation])(x), {}

@@ -152,7 +152,7 @@ class Tiling(NamedTuple):
                 (tiles - 1) * m + len(matrix) - size - self.padding[0]
                 for tiles, size in zip((self.down, self.across), self.size, strict=True)
             ]
-            x = _pad(x, *((self.padding[0], after) for after in spare))
+            x = pad(x, *((self.padding[0], after) for after in spare))
             return _all(matrix, slices(x, self.down, 1))
 
         def across(rows: list[jax.Array]) -> Grid:
@@ -195,7 +195,7 @@ class Tiling(NamedTuple):
 
         def down(*gradients: jax.Array) -> list[jax.Array]:
             spare = (m * self.down - self.height, m * self.across - self.width)
-            gradient = _pad(begin(*gradients), *((0, after) for after in spare))
+            gradient = pad(begin(*gradients), *((0, after) for after in spare))
             return _all(matrix, [lax.slice_in_dim(gradient, p, None, m, 1) for p in range(m)])
 
         def across(rows: list[jax.Array]) -> Grid:
@@ -247,7 +247,7 @@ class Tiling(NamedTuple):
         return lax.slice_in_dim(whole, before, before + size, axis=axis)
 
 
-def _pad(x: jax.Array, rows: tuple[int, int], columns: tuple[int, int]) -> jax.Array:
+def pad(x: jax.Array, rows: tuple[int, int], columns: tuple[int, int]) -> jax.Array:
     """With zeros; negative numbers cut off."""
     config = [(0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)]
     return lax.pad(x, jnp.zeros((), x.dtype), config)
