@@ -1,17 +1,22 @@
 """The 2012 AlexNet, executable: two towers on a device mesh, trained, tested and taken apart.
 
 The network alone needs jax and flax: `from alexnet_jax import AlexNet, Network, make_mesh`. A run
-is `alexnet_jax.train.train(config, workdir)`, with a configuration of `alexnet_jax.config`.
+is `alexnet_jax.train.train(config, workdir)`, with a configuration of `alexnet_jax.config`; what it
+learned is asked by `alexnet_jax.load(workdir)`.
 """
 
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["AlexNet", "Network", "make_mesh"]
+__all__ = ["AlexNet", "Network", "load", "make_mesh"]
 
 
 def __getattr__(name: str) -> Any:
     """The network's names, imported when first asked for: `import alexnet_jax` is instant."""
+    if name == "load":
+        from alexnet_jax.trained import load
+
+        return load
     if name in __all__:
         from alexnet_jax import model
 

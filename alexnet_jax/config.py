@@ -43,8 +43,19 @@ POSITIVE = (
 )  # fmt: skip
 
 
+# Fields that came after version 0.1, with what they mean for a run of before.
+LATER = {
+    "data.cache": None,
+    "dtype": "float32",
+    "init_from": None,
+    "model.lrn_across_towers": False,
+}
+
+
 class ConfigError(UserError):
-    """A configuration that cannot be; `main` exits with code 2."""
+    """A configuration that cannot be."""
+
+    exit_code = 2
 
 
 def names() -> list[str]:
@@ -240,9 +251,13 @@ def read(path: Path) -> ConfigDict:
         fields = json.loads(path.read_text())
         if not isinstance(fields, dict):
             raise ValueError("it is no JSON object")
-        if isinstance(fields.get("data"), dict):  # runs of version 0.1 know no such fields
-            fields["data"].setdefault("cache", None)
-            fields.setdefault("dtype", "float32")
+        for field, value in LATER.items():
+            *sections, name = field.split(".")
+            place: Any = fields
+            for section in sections:
+                place = place.get(section, {}) if isinstance(place, dict) else {}
+            if isinstance(place, dict):
+                place.setdefault(name, value)
         return _complete(ConfigDict(_tuples(fields)), path)
     except FileNotFoundError as error:
         raise ConfigError(

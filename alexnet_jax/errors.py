@@ -2,8 +2,10 @@
 
 
 class UserError(Exception):
-    """Something the user can mend. `main` prints its text as one line and exits with code 1.
+    """Something the user can mend. A command line prints its text as one line, and ends.
 
     The text names the value that is wrong, what was expected, and the command or field that mends
     it.
     """
+
+    exit_code = 1

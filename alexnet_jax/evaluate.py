@@ -4,23 +4,20 @@ Every example counts exactly once, whatever the batch size and the mesh: batches
 padding weighs nothing, and sums, not averages, are added up.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from alexnet_jax import views
 from alexnet_jax.build import build
-from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.stream import evaluation_batches
-from alexnet_jax.errors import UserError
-from alexnet_jax.model import AlexNet, cpu, towers
+from alexnet_jax.model import AlexNet, towers
 from alexnet_jax.scores import Score, sums
+from alexnet_jax.trained import Viewer, restore
 
 Tree = Any
 
@@ -37,25 +34,10 @@ class Evaluator:
         aligned: subtract it where a crop was, not its centre.
         batch_size: images at a time over all devices; rounded up to a multiple of the data axis.
         """
-        assert model.mesh is not None
-        self.mesh = model.mesh
-        self.model = model.clone(dtype=jnp.float32)
-        self.crop = model.network.input_size
-        self.views = views.test_views(mean_image.shape[0], self.crop)
-        data = model.mesh.shape["data"]
+        self.viewer = Viewer(model, mean_image, aligned=aligned)
+        self.mesh = self.viewer.mesh
+        data = self.mesh.shape["data"]
         self.batch_size = -(-batch_size // data) * data
-        self.sharding = NamedSharding(model.mesh, towers.IMAGES)
-        mean = jnp.asarray(mean_image)
-
-        def see(variables: Tree, images: jax.Array, view: tuple[jax.Array, ...]) -> jax.Array:
-            # Float32 products everywhere: TPUs and TF32 would round a test's inputs by default.
-            with jax.default_matmul_precision("float32"):
-                seen = views.cut(images, mean, view, self.crop, aligned=aligned)
-                logits: Any = self.model.apply(variables, seen)
-            return jax.nn.softmax(logits)
-
-        options = cpu.compiler_options(self.mesh)
-        self.see: Callable[..., jax.Array] = jax.jit(see, compiler_options=options)
         self.sums = jax.jit(sums)
 
     def __call__(
@@ -84,16 +66,21 @@ class Evaluator:
     def _probabilities(
         self, variables: Tree, images: np.ndarray, labels: np.ndarray, ten_views: bool
     ) -> Iterator[tuple[dict[str, jax.Array], dict[int, jax.Array]]]:
+        viewer = self.viewer
+
+        def see(view: views.View) -> jax.Array:
+            return jax.nn.softmax(viewer(variables, batch["image"], view))
+
         for plain in evaluation_batches(images, labels, self.batch_size):
-            batch = jax.device_put(plain, self.sharding)
-            first, *others = self.views
-            mean = self.see(variables, batch["image"], first)
+            batch = jax.device_put(plain, viewer.sharding)
+            first, *others = viewer.views
+            mean = see(first)
             seen = {1: mean}
             if ten_views:
                 for view in others:
-                    mean = mean + self.see(variables, batch["image"], view)
+                    mean = mean + see(view)
                     towers.settle(mean, self.mesh)
-                seen[len(self.views)] = mean / len(self.views)
+                seen[len(viewer.views)] = mean / len(viewer.views)
             yield batch, seen
 
 
@@ -109,19 +96,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, *, best: bool = False) -> li
         UserError: there is no such checkpoint.
     """
     cache, mesh, model = build(config)
-    size = model.network.input_size
-    abstract = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jnp.zeros((mesh.shape["data"], size, size, 3)))
-    )
-    wanted = {"params": abstract["params"], "batch_stats": abstract.get("batch_stats", {})}
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        step = checkpoints.best() if best else None
-        if best and step is None:
-            raise UserError(f"{workdir} has no validation errors to choose by: leave out --best")
-        found = checkpoints.restore({"model": wanted}, mesh, step)
-    if found is None:
-        raise UserError(f"{workdir} has no checkpoint yet; train it with --mode=train")
-    trees, record = found
+    variables, record = restore(config, workdir, mesh, best=best)
     split = config.data.test
     print(
         f"step {record['step']:,} of {workdir}, {len(cache.images[split]):,} images of the split "
@@ -133,7 +108,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, *, best: bool = False) -> li
     evaluator = Evaluator(
         model, cache.mean_image, config.eval_batch_size, aligned=config.data.mean == "aligned"
     )
-    scores = evaluator(trees["model"], cache.images[split], cache.labels[split], ten_views=True)
+    scores = evaluator(variables, cache.images[split], cache.labels[split], ten_views=True)
     for score in scores:
         print(score)
     return scores

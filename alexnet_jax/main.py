@@ -6,12 +6,11 @@ set with `--config.FIELD=VALUE`, and `--mode` does something else with the run.
 
 import os
 import re
-import signal
-import sys
 from pathlib import Path
-from typing import NoReturn
 
-from absl import app, flags, logging
+from absl import app, flags
+
+from alexnet_jax import cli
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 FLAGS = flags.FLAGS
@@ -37,59 +36,19 @@ def define_flags() -> None:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses all but the fields of the configuration, which are returned."""
-    define_flags()
-    fields, rest = [], []
-    for argument in argv:
-        field = re.fullmatch(r"--?config\.(.*)", argument, re.DOTALL)
-        if field:
-            fields.append(field[1])
-        else:
-            rest.append(argument)
-    try:
-        extra = FLAGS(rest)[1:]
-    except flags.Error as error:
-        _refuse(str(error))
-    if FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(logging.WARNING)  # absl would raise it to INFO, for all libraries
-    if extra:
-        _refuse(f"unexpected argument {extra[0]!r}; see --help")
+    fields = [re.fullmatch(r"--?config\.(.*)", argument, re.DOTALL) for argument in argv]
+    cli.parse([a for a, field in zip(argv, fields, strict=True) if not field], define_flags)
     if not FLAGS.workdir and FLAGS.mode != "describe":
-        _refuse("--workdir is missing: a directory for the run, such as --workdir=/tmp/alexnet")
-    return fields
-
-
-def _refuse(message: str, code: int = 2) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
-
-
-def _stop(number: int, frame: object) -> NoReturn:
-    """What a signal does while there is nothing to save."""
-    from alexnet_jax.interrupts import Stopped
-
-    del frame
-    raise Stopped(number, "nothing is lost")
+        cli.refuse(
+            "--workdir is missing: a directory for the run, such as --workdir=/tmp/alexnet", 2
+        )
+    return [field[1] for field in fields if field]
 
 
 def main(fields: list[str]) -> None:
-    """Does what the flags say; errors that the user can mend are one line."""
-    from alexnet_jax import config as config_lib
-    from alexnet_jax.errors import UserError
-    from alexnet_jax.interrupts import Stopped
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
-    try:
+    """Does what the flags say."""
+    with cli.mendable(FLAGS.workdir):
         run(fields)
-    except config_lib.ConfigError as error:
-        _refuse(str(error))
-    except UserError as error:
-        _refuse(str(error), code=1)
-    except OSError as error:
-        _refuse(f"{error.filename or FLAGS.workdir}: {error.strerror or error}", code=1)
-    except Stopped as stop:
-        print(f"{stop}; give the same command again to go on", flush=True)
-        sys.exit(128 + stop.signal_number)
 
 
 def run(fields: list[str]) -> None:

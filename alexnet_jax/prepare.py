@@ -8,18 +8,14 @@ need no such command: `main` prepares them by itself.
 import csv
 import os
 import shlex
-import signal
-import sys
 import time
-from typing import NoReturn
 
-from absl import app, flags, logging
+from absl import app, flags
 
+from alexnet_jax import cli
 from alexnet_jax.data import cost, plans, preparation, sources
 from alexnet_jax.data.cache import Cache, open_cache, partial_path
 from alexnet_jax.data.cache import verify as verify_cache
-from alexnet_jax.errors import UserError
-from alexnet_jax.interrupts import Stopped
 
 FLAGS = flags.FLAGS
 
@@ -49,47 +45,20 @@ def define_flags() -> None:
 
 
 def parse_flags(argv: list[str]) -> None:
-    """Parses the flags; what is wrong with them is one line."""
-    define_flags()
-    try:
-        extra = FLAGS(argv)[1:]
-    except flags.Error as error:
-        _refuse(str(error), code=2)
-    if FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(logging.WARNING)  # absl would raise it to INFO, for all libraries
-    if extra:
-        _refuse(f"unexpected argument {extra[0]!r}; see --help", code=2)
+    """Parses the flags."""
+    cli.parse(argv, define_flags)
     if not FLAGS.out:
-        _refuse("--out is missing: the directory of the cache, such as --out=/data/pets-256", 2)
-
-
-def _refuse(message: str, code: int = 1) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
-
-
-def _stop(number: int, frame: object) -> NoReturn:
-    del frame
-    raise Stopped(number, "what was prepared is kept")
+        cli.refuse("--out is missing: the directory of the cache, such as --out=/data/pets-256", 2)
 
 
 def main(_: None) -> None:
-    """Prepares, or verifies what is prepared; errors that the user can mend are one line."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
+    """Prepares, or verifies what is prepared."""
     out = os.path.realpath(os.path.expanduser(FLAGS.out))
-    try:
+    with cli.mendable(out, "what was prepared is kept"):
         if FLAGS.source:
             prepare(out)
         else:
             verify(out)
-    except UserError as error:
-        _refuse(str(error))
-    except OSError as error:
-        _refuse(f"{error.filename or out}: {error.strerror or error}")
-    except Stopped as stop:
-        print(f"{stop}; give the same command again to go on", flush=True)
-        sys.exit(128 + stop.signal_number)
 
 
 def prepare(out: str) -> None:

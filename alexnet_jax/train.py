@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import figures, optim
+from alexnet_jax import figures, optim, trained
 from alexnet_jax.build import build, check_batch
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.cache import Cache
@@ -102,6 +102,7 @@ def train(config: ConfigDict, workdir: Path) -> list[Score]:
         state = initial_state(model, optimizer, config.seed)
         state, start = resume(state, batches, checkpoints, cache, mesh)
         config_lib.save(config, saved)  # nothing stands in the way any more
+        trained.write_input(workdir, cache.mean_image, cache.class_names)
         with Report(workdir, start, steps) as report:
             if start >= steps:
                 report.say(f"this run is complete: {start:,} steps")

@@ -14,6 +14,8 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.preset = preset
     config.seed = 0  # of the initial weights, the dropout masks and the input's order
     config.batch_size = 128  # images a step, over all devices (paper section 5)
+    # Start from the weights of this run, or of what `convert` made, not from random ones.
+    config.init_from = config_dict.placeholder(str)
     config.epochs = 90.0  # may be fractional; "roughly 90 cycles" (section 5)
 
     config.model = ConfigDict(dataclasses.asdict(Network()))

@@ -62,6 +62,10 @@ class AlexNet(nn.Module):
             _narrow(self.dtype)(images), mesh, masks is not None, intermediates
         )
         x = towers.constrain(x, mesh, towers.MAPS_OF_BOTH_TOWERS)
+        *_, (last, conv) = net.convolutions().items()
+        if "dropout" in conv.after.split():
+            mask = None if masks is None else masks.get(last)
+            x = seen[f"{last}/dropout"] = layers.dropout(x, mask, net.dropout)
         x = x.reshape(x.shape[0], -1)
 
         for name, dense in net.hidden().items():
@@ -126,20 +130,28 @@ class AlexNet(nn.Module):
         return x, {name: seen[name] for name in order}
 
     def dropout_masks(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
-        """Draws which units stay, for one training step: a (N, width) array of bools per layer.
+        """Draws which units stay, for one training step.
+
+        An array of bools for each layer, (N, width), or (N, H, W, width) where it has maps.
 
         Drawn at the global shape, so that a seed means the same run on every mesh and no two towers
         share a mask.
         """
         mesh = self.mesh if self.mesh is not None else towers.make_mesh(1, 1)
+        shapes: dict[str, tuple[int, ...]] = {
+            name: (dense.width,) for name, dense in self.network.hidden().items()
+        }
+        for name, conv in self.network.convolutions().items():
+            if "dropout" in conv.after.split():
+                shapes[name] = (*[self.network.sides()[name][1]] * 2, conv.width)
         masks = {}
-        for number, (name, dense) in enumerate(self.network.hidden().items()):
-            if "dropout" in dense.after.split() and self.network.dropout:
-                shape = (batch_size, dense.width)
-                mask = jax.random.bernoulli(
-                    jax.random.fold_in(key, number), 1 - self.network.dropout, shape
-                )
-                masks[name] = towers.constrain(mask, mesh, towers.UNITS_OF_OWN_TOWER)
+        for number, (name, shape) in enumerate(shapes.items()):
+            layer = getattr(self.network, name)
+            if "dropout" in layer.after.split() and self.network.dropout:
+                own = jax.random.fold_in(key, number)
+                mask = jax.random.bernoulli(own, 1 - self.network.dropout, (batch_size, *shape))
+                apart = PartitionSpec("data", *(None,) * (len(shape) - 1), "tower")
+                masks[name] = towers.constrain(mask, mesh, apart)
         return masks
 
 

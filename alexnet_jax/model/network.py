@@ -6,7 +6,7 @@ from typing import Any
 
 from alexnet_jax.model import layers
 
-AFTER_CONV = ("activation", "norm", "within_map_norm", "pool")
+AFTER_CONV = ("activation", "norm", "within_map_norm", "pool", "dropout")
 AFTER_DENSE = ("activation", "dropout")
 
 
@@ -67,6 +67,7 @@ class Network:
     lrn_k: float = 2.0
     lrn_alpha: float = 2e-5  # per squared response: 0.0001 over the window (layer.py:1183)
     lrn_beta: float = 0.75
+    lrn_across_towers: bool = False  # Caffe's LRN; in 2012 it stayed inside a tower (section 3.3)
     pool_window: int = 3  # section 3.4; 2 for pooling that does not overlap
     pool_stride: int = 2
     dropout: float = 0.5  # section 4.2; the share dropped, 0 for none
@@ -96,6 +97,14 @@ class Network:
                 )
         if not self.conv1.width:
             raise ValueError("model.conv1.width=0: the first layer cannot be taken out")
+        *_, last = self.convolutions()
+        for name, layer in self.convolutions().items():
+            after = layer.after.split()
+            if "dropout" in (after[:-1] if name == last else after):
+                raise ValueError(
+                    f"model.{name}.after={layer.after!r}: dropout is the last that happens to the "
+                    "maps of the last of these layers"
+                )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout={self.dropout}: a share from 0 to less than 1")
         self.final_maps()

@@ -75,7 +75,7 @@ class Tower:
 
     def _split(self, conv: Conv) -> tuple[str, list[str]]:
         """The activation, where it is one operator with the convolution, and what comes after."""
-        after = conv.after.split()
+        after = [word for word in conv.after.split() if word != "dropout"]  # which is AlexNet's
         if after[:1] == ["activation"] and not self.intermediates:
             return self.network.activation, after[1:]
         return "linear", after
@@ -102,7 +102,13 @@ class Tower:
             yield Stage(name, operators.may_loop(kernels), respond)
             for word in after:
                 compute = partial(self._after, word, conv, arrays[name], operators.apart)
-                yield Stage(f"{name}/{word}", True, compute)
+                alone = word == "norm" and self._looks_across()
+                yield Stage(f"{name}/{word}", not alone, compute)
+
+    def _looks_across(self) -> bool:
+        """Whether LRN sees maps that are on another device."""
+        lrn = self.network.norm == "lrn" and self.network.lrn_across_towers
+        return lrn and self.count < self.network.towers
 
     def _run(self, x: jax.Array, stages: Iterable[Stage]) -> Found:
         seen: Arrays = {}
@@ -124,16 +130,20 @@ class Tower:
             case "activation":
                 return apart(layers.ACTIVATIONS[net.activation])(x), {}
             case "norm" if net.norm == "lrn":
-                normal = layers.local_response_norm(
-                    x,
+                normal = partial(
+                    layers.local_response_norm,
                     size=net.lrn_size,
                     k=net.lrn_k,
                     alpha=net.lrn_alpha,
                     beta=net.lrn_beta,
-                    towers=self.count,
+                    towers=1 if net.lrn_across_towers else self.count,
                     apart=apart,
                 )
-                return normal, {}
+                if not self._looks_across():
+                    return normal(x), {}
+                whole = normal(jax.lax.all_gather(x, "tower", axis=3, tiled=True))
+                first = jax.lax.axis_index("tower") * x.shape[3]
+                return jax.lax.dynamic_slice_in_dim(whole, first, x.shape[3], axis=3), {}
             case "norm" if net.norm == "batch_norm":
                 return _batch_norm(x, arrays, self.training)
             case "norm":
