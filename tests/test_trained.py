@@ -1,0 +1,139 @@
+"""`alexnet_jax.load`: what a user asks of a trained network from Python."""
+
+import io
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import network_fixtures as fixtures
+import numpy as np
+import pytest
+import trained_fixtures
+from PIL import Image
+
+import alexnet_jax
+from alexnet_jax.data.images import BadImage
+from alexnet_jax.errors import UserError
+from alexnet_jax.model import AlexNet, make_mesh
+from alexnet_jax.trained import Trained, words
+
+SIZE, CROP = trained_fixtures.SIZE, 96
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved network."""
+    path = tmp_path_factory.mktemp("run")
+    trained_fixtures.save_network(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def network(workdir: Path) -> Trained:
+    """The same, loaded on one device."""
+    return alexnet_jax.load(workdir, mesh=make_mesh(1, 1))
+
+
+@pytest.fixture(scope="module")
+def stages(network: Trained) -> dict[str, np.ndarray]:
+    """Every stage of the central view of three pictures, in float64, with crops by NumPy."""
+    start = (SIZE - CROP) // 2
+    inside = np.s_[..., start : start + CROP, start : start + CROP, :]
+    mean = np.float64(np.float32(trained_fixtures.mean_image()))
+    crops = trained_fixtures.pictures(3)[inside] - mean[inside]
+    with jax.enable_x64(True):
+        params = jax.tree.map(np.float64, network.variables["params"])
+        found = AlexNet(fixtures.small_network()).apply(
+            {"params": params}, jnp.asarray(crops), intermediates=True
+        )
+        return jax.tree.map(np.asarray, found[1])
+
+
+def test_every_layer(network: Trained, stages: dict[str, np.ndarray]) -> None:
+    """Each name gives its stage, and a bare name the layer's activations."""
+    pictures = trained_fixtures.pictures(3)
+    for layer, stage in network.layers.items():
+        found = network.features(pictures, layer)
+        assert found.dtype == np.float32
+        assert fixtures.difference(found, stages[stage]) < 1e-5, layer
+    assert network.layers["fc7"] == "fc7/activation" and network.layers["fc7/sum"] == "fc7"
+    assert set(network.layers.values()) == stages.keys()
+
+
+def test_probabilities(network: Trained, stages: dict[str, np.ndarray]) -> None:
+    """The softmax of the logits; ten views are its average over them."""
+    pictures = trained_fixtures.pictures(3)
+    powers = np.exp(stages["fc8"] - stages["fc8"].max(1, keepdims=True))
+    expected = powers / powers.sum(1, keepdims=True)
+    np.testing.assert_allclose(network.predict(pictures), expected, atol=1e-5)
+    views = []
+    for view in range(10):
+        powers = np.exp(np.float64(network.logits(pictures, view)))
+        views.append(powers / powers.sum(1, keepdims=True))
+    ten = network.predict(pictures, ten_views=True)
+    np.testing.assert_allclose(ten, np.mean(views, axis=0), atol=1e-6)
+    assert np.abs(views[0] - views[5]).max() > 1e-4  # the views differ
+
+
+def test_what_an_image_may_be(network: Trained, tmp_path: Path) -> None:
+    """A path, a file's bytes, pixels of any size: the same picture, the same answer."""
+    pixels = trained_fixtures.pictures(1, 170)[0]
+    path = tmp_path / "picture.png"
+    Image.fromarray(pixels).save(path)
+    given = [path, str(path), path.read_bytes(), pixels]
+    found = network.predict(given)
+    assert len(found) == 4 and (found == found[0]).all()
+    with io.BytesIO() as file:
+        Image.fromarray(pixels).save(file, "JPEG", quality=98)
+        near = network.predict([file.getvalue()])
+    assert np.abs(near - found[:1]).max() < 0.05
+
+
+def test_batches_do_not_show(network: Trained) -> None:
+    """Each image's answer is its own, however many are asked about at once."""
+    pictures = trained_fixtures.pictures(37)
+    whole = network.logits(pictures)
+    assert whole.shape == (37, 12)
+    for some in (np.s_[:1], np.s_[30:37]):
+        assert fixtures.difference(network.logits(pictures[some]), whole[some]) < 1e-5
+
+
+def test_on_several_devices(workdir: Path, network: Trained) -> None:
+    """Both towers on each of four, or a tower on each of two: the same logits."""
+    pictures = trained_fixtures.pictures(3)
+    for mesh in (make_mesh(4, 1), make_mesh(1, 2)):
+        found = alexnet_jax.load(workdir, mesh=mesh).logits(pictures)
+        assert fixtures.difference(found, network.logits(pictures)) < 1e-5
+
+
+def test_words() -> None:
+    """ImageNet's names become words, all others stay."""
+    assert words(["n01440764", "n02123045", "n99999999"]) == ["tench", "tabby cat", "n99999999"]
+    assert words(["trouser", "boot"]) == ["trouser", "boot"]
+
+
+def test_refusals(network: Trained, workdir: Path, tmp_path: Path) -> None:
+    """What cannot be asked, and directories that hold no network."""
+    pictures = trained_fixtures.pictures(1)
+    with pytest.raises(UserError, match="no layer 'fc9': one of conv1, conv1/sum"):
+        network.features(pictures, "fc9")
+    with pytest.raises(UserError, match="no images"):
+        network.predict([])
+    with pytest.raises(BadImage, match="float64"):
+        network.predict(pictures / 255)
+    with pytest.raises(BadImage, match="not an image"):
+        network.predict([b"no image"])
+    with pytest.raises(UserError, match="holds no run"):
+        alexnet_jax.load(tmp_path)
+    (tmp_path / "config.json").write_bytes((workdir / "config.json").read_bytes())
+    (tmp_path / "input").mkdir()
+    with pytest.raises(UserError, match="input is damaged"):
+        alexnet_jax.load(tmp_path)
+    trained_fixtures.trained.write_input(tmp_path, np.zeros((9, 9, 3)), ["one"])
+    with pytest.raises(UserError, match=r"mean image of \(9, 9, 3\) and 1 classes"):
+        alexnet_jax.load(tmp_path)
+    trained_fixtures.trained.write_input(
+        tmp_path, trained_fixtures.mean_image(), trained_fixtures.CLASSES
+    )
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        alexnet_jax.load(tmp_path)

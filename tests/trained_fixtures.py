@@ -1,0 +1,51 @@
+"""A small network with random weights, saved as a run is saved."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import network_fixtures as fixtures
+import numpy as np
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import trained
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.model import Network
+
+SIZE = 110  # of the pictures that views of 96 are cut from
+CLASSES = [f"class {i}" for i in range(12)]
+
+
+def mean_image(size: int = SIZE) -> np.ndarray:
+    """A smooth one, no two pixels alike."""
+    rows, columns = np.mgrid[:size, :size] / size
+    return np.stack([100 + 30 * rows, 120 - 20 * columns, 90 + 10 * rows * columns], -1)
+
+
+def pictures(count: int, size: int = SIZE, seed: int = 0) -> np.ndarray:
+    """uint8 (N, S, S, 3) with coarse and fine structure."""
+    noise = fixtures.random_images(count, size, seed)
+    return np.clip(noise + 120, 0, 255).astype(np.uint8)
+
+
+def save_network(
+    workdir: Path,
+    network: Network | None = None,
+    seed: int = 0,
+    *assignments: str,
+    classes: list[str] = CLASSES,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Writes a run directory; returns the float32 parameters."""
+    network = network or fixtures.small_network()
+    config = fixtures.small_config(f"data.size={SIZE}", *assignments, network=network)
+    params = {
+        layer: {name: np.asarray(value, np.float32) for name, value in arrays.items()}
+        for layer, arrays in fixtures.random_params(network, seed).items()
+    }
+    workdir.mkdir(parents=True, exist_ok=True)
+    config_lib.save(config, workdir / "config.json")
+    trained.write_input(workdir, mean_image(), classes)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        arrays = {name: {k: jnp.asarray(v) for k, v in own.items()} for name, own in params.items()}
+        trees = {"model": {"params": arrays, "batch_stats": {}}}
+        checkpoints.save(3, trees, {"input": None, "dataset": None}, None)
+    return params
