@@ -4,22 +4,29 @@ Every example counts exactly once, whatever the batch size and the mesh: batches
 padding weighs nothing, and sums, not averages, are added up.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from alexnet_jax import views
 from alexnet_jax.build import build
+from alexnet_jax.data.cache import Cache
 from alexnet_jax.data.stream import evaluation_batches
+from alexnet_jax.errors import UserError
 from alexnet_jax.model import AlexNet, towers
-from alexnet_jax.scores import Score, sums
-from alexnet_jax.trained import Viewer, restore
+from alexnet_jax.scores import Score, interval, sums
+from alexnet_jax.trained import Viewer, read_input, restore
 
 Tree = Any
+Batch = dict[str, jax.Array]
+
+_sums = jax.jit(sums)
 
 
 class Evaluator:
@@ -36,12 +43,16 @@ class Evaluator:
         """
         self.viewer = Viewer(model, mean_image, aligned=aligned)
         self.mesh = self.viewer.mesh
-        data = self.mesh.shape["data"]
-        self.batch_size = -(-batch_size // data) * data
-        self.sums = jax.jit(sums)
+        self.batch_size = whole_batch(batch_size, self.mesh)
 
     def __call__(
-        self, variables: Tree, images: np.ndarray, labels: np.ndarray, *, ten_views: bool
+        self,
+        variables: Tree,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        ten_views: bool,
+        bar: bool = False,
     ) -> list[Score]:
         """The score in one view and, if asked, in ten.
 
@@ -53,65 +64,62 @@ class Evaluator:
             images: (N, S, S, 3) uint8.
             labels: (N,) integers.
             ten_views: also average over the ten views; ten times the work.
+            bar: show the progress, where stderr is a terminal.
         """
-        totals: dict[int, dict[str, float]] = {}
-        for batch, seen in self._probabilities(variables, images, labels, ten_views):
-            for count, probabilities in seen.items():
-                added = self.sums(probabilities, batch["label"], batch["weight"])
-                total = totals.setdefault(count, dict.fromkeys(added, 0.0))
-                for name, value in added.items():
-                    total[name] += float(value)
-        return [_score(count, total) for count, total in sorted(totals.items())]
+        tally = Tally()
+        with progress(len(images), bar) as shown:
+            for plain in evaluation_batches(images, labels, self.batch_size):
+                batch = jax.device_put(plain, self.viewer.sharding)
+                for count, probabilities in self._probabilities(variables, batch, ten_views):
+                    tally.add("", count, probabilities, batch)
+                shown.update(int(plain["weight"].sum()))
+        return tally.scores()[""]
 
     def _probabilities(
-        self, variables: Tree, images: np.ndarray, labels: np.ndarray, ten_views: bool
-    ) -> Iterator[tuple[dict[str, jax.Array], dict[int, jax.Array]]]:
+        self, variables: Tree, batch: Batch, ten_views: bool
+    ) -> Iterator[tuple[int, jax.Array]]:
         viewer = self.viewer
 
         def see(view: views.View) -> jax.Array:
             return jax.nn.softmax(viewer(variables, batch["image"], view))
 
-        for plain in evaluation_batches(images, labels, self.batch_size):
-            batch = jax.device_put(plain, viewer.sharding)
-            first, *others = viewer.views
-            mean = see(first)
-            seen = {1: mean}
-            if ten_views:
-                for view in others:
-                    mean = mean + see(view)
-                    towers.settle(mean, self.mesh)
-                seen[len(viewer.views)] = mean / len(viewer.views)
-            yield batch, seen
+        first, *others = viewer.views
+        mean = see(first)
+        yield 1, mean
+        if ten_views:
+            for view in others:
+                mean = mean + see(view)
+                towers.settle(mean, self.mesh)
+            yield len(viewer.views), mean / len(viewer.views)
 
 
-def evaluate_run(config: ConfigDict, workdir: Path, *, best: bool = False) -> list[Score]:
-    """Restores the last checkpoint of a run, or its best, and tests it.
+class Tally:
+    """Adds up how predictors do on batch after batch."""
 
-    Args:
-        config: of the run; its mesh may be another than the one it was trained on.
-        workdir: of the run.
-        best: the checkpoint with the lowest validation error instead of the last.
+    def __init__(self) -> None:
+        self._totals: dict[str, dict[int, dict[str, float]]] = {}
 
-    Raises:
-        UserError: there is no such checkpoint.
-    """
-    cache, mesh, model = build(config)
-    variables, record = restore(config, workdir, mesh, best=best)
-    split = config.data.test
-    print(
-        f"step {record['step']:,} of {workdir}, {len(cache.images[split]):,} images of the split "
-        f"{split!r}, mesh of {towers.describe(mesh)}, float32 products",
-        flush=True,
-    )
-    if record["dataset"] != cache.fingerprint:
-        print(f"note: this run was trained on other data than {cache.path} holds now")
-    evaluator = Evaluator(
-        model, cache.mean_image, config.eval_batch_size, aligned=config.data.mean == "aligned"
-    )
-    scores = evaluator(variables, cache.images[split], cache.labels[split], ten_views=True)
-    for score in scores:
-        print(score)
-    return scores
+    def add(self, name: str, count: int, probabilities: jax.Array, batch: Batch) -> None:
+        """Counts a batch.
+
+        Args:
+            name: of the predictor.
+            count: of views that its probabilities come from.
+            probabilities: (N, classes).
+            batch: has `label` and `weight`, both (N,).
+        """
+        added = _sums(probabilities, batch["label"], batch["weight"])
+        of_name = self._totals.setdefault(name, {})
+        total = of_name.setdefault(count, dict.fromkeys(added, 0.0))
+        for key, value in added.items():
+            total[key] += float(value)
+
+    def scores(self) -> dict[str, list[Score]]:
+        """Of each predictor, by the number of views."""
+        return {
+            name: [_score(count, total) for count, total in sorted(by_count.items())]
+            for name, by_count in self._totals.items()
+        }
 
 
 def _score(count: int, total: dict[str, float]) -> Score:
@@ -123,3 +131,78 @@ def _score(count: int, total: dict[str, float]) -> Score:
         top1_error=total["top1"] / examples,
         top5_error=total["top5"] / examples,
     )
+
+
+def whole_batch(batch_size: int, mesh: Mesh) -> int:
+    """The batch size, rounded up to a multiple of the mesh's data axis."""
+    data = mesh.shape["data"]
+    return -(-batch_size // data) * data
+
+
+def progress(images: int, shown: bool = True) -> tqdm:
+    """A bar that counts images, where stderr is a terminal."""
+    return tqdm(total=images, unit=" images", disable=None if shown else True, dynamic_ncols=True)
+
+
+def check_classes(where: object, class_names: Sequence[str], cache: Cache) -> None:
+    """Refuses to test a network on labels that mean something else.
+
+    Args:
+        where: the network comes from.
+        class_names: of the network's outputs, in order.
+        cache: the dataset.
+
+    Raises:
+        UserError: its classes are others, or in another order.
+    """
+    theirs = list(cache.class_names)
+    if list(class_names) == theirs:
+        return
+    pairs = enumerate(zip(class_names, theirs, strict=False))
+    differing = [f"label {i} is {ours!r} and {own!r}" for i, (ours, own) in pairs if ours != own]
+    what = differing[0] if differing else f"there are {len(class_names)} and {len(theirs)}"
+    raise UserError(
+        f"the classes of {where} are not those of {cache.name}: {what}; test it on a dataset with "
+        "its own classes, by --config.data.source or --config.data.cache"
+    )
+
+
+def evaluate_run(config: ConfigDict, workdir: Path, *, best: bool = False) -> list[Score]:
+    """Restores the last checkpoint of a run, or its best, and tests it.
+
+    Args:
+        config: of the run; its mesh may be another than the one it was trained on.
+        workdir: of the run.
+        best: the checkpoint with the lowest validation error instead of the last.
+
+    Raises:
+        UserError: there is no such checkpoint, or the dataset has other classes.
+    """
+    cache, mesh, model = build(config)
+    mean_image, class_names = read_input(workdir, config)
+    check_classes(workdir, class_names, cache)
+    variables, record = restore(config, workdir, mesh, best=best)
+    split = config.data.test
+    print(
+        f"step {record['step']:,} of {workdir}, {len(cache.images[split]):,} images of the split "
+        f"{split!r}, mesh of {towers.describe(mesh)}, float32 products",
+        flush=True,
+    )
+    if record["dataset"] not in (None, cache.fingerprint):  # None: no run made these weights
+        print(f"note: this run was trained on other data than {cache.path} holds now")
+    evaluator = Evaluator(
+        model, mean_image, config.eval_batch_size, aligned=config.data.mean == "aligned"
+    )
+    scores = evaluator(
+        variables, cache.images[split], cache.labels[split], ten_views=True, bar=True
+    )
+    for score in scores:
+        between = [
+            f"top-{k} {low:.2%} to {high:.2%}"
+            for k, error in ((1, score.top1_error), (5, score.top5_error))
+            for low, high in [interval(error, score.examples)]
+        ]
+        print(f"95% intervals: {', '.join(between)} in {score.seen}")
+    for score in scores:
+        print(score)
+    return scores

@@ -32,6 +32,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_enum("mode", "train", MODES, "What to do.")
     flags.DEFINE_bool("best", False, "evaluate: the best checkpoint by validation, not the last.")
+    flags.DEFINE_list("ensemble", None, "evaluate: more runs, W2,W3,..., tested alone and as one.")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -42,6 +43,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         cli.refuse(
             "--workdir is missing: a directory for the run, such as --workdir=/tmp/alexnet", 2
         )
+    if FLAGS.ensemble is not None and FLAGS.mode != "evaluate":
+        cli.refuse(f"--ensemble with --mode={FLAGS.mode}: it is for --mode=evaluate", 2)
     return [field[1] for field in fields if field]
 
 
@@ -85,6 +88,10 @@ def run(fields: list[str]) -> None:
         from alexnet_jax.train import train
 
         train(config, workdir)
+    elif FLAGS.ensemble is not None:
+        from alexnet_jax.ensemble import evaluate_ensemble
+
+        evaluate_ensemble(config, [workdir, *map(Path, FLAGS.ensemble)], best=FLAGS.best)
     else:
         from alexnet_jax.evaluate import evaluate_run
 
