@@ -197,14 +197,15 @@ class Trained:
             stage: of the network, see `AlexNet.__call__`.
             pictures: (N, S, S, 3) uint8; may be memory-mapped.
             view: which of the ten views.
-            at_once: images; fewer are padded to a power of two, so that few shapes are compiled.
+            at_once: images; where there are fewer, a power of two. The last ones are padded, so
+                that one shape is compiled.
         """
         viewer = self.viewer
         data = viewer.mesh.shape["data"]
+        at_once = min(at_once, 1 << max(0, len(pictures) - 1).bit_length())
         for start in range(0, len(pictures), at_once):
             some = np.asarray(pictures[start : start + at_once])
-            wanted = min(at_once, 1 << (len(some) - 1).bit_length())
-            spare = -(-wanted // data) * data - len(some)
+            spare = -(-at_once // data) * data - len(some)
             padded = np.concatenate([some, np.zeros((spare, *some.shape[1:]), np.uint8)])
             placed = jax.device_put(padded, viewer.sharding)
             found = viewer(self.variables, placed, viewer.views[view], stage)

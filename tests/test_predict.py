@@ -1,0 +1,318 @@
+"""Answers for photos: the probabilities, what happens to files that are none, and the program."""
+
+import functools
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import data_fixtures
+import jax
+import network_fixtures as fixtures
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import panels, predict, trained
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.model import AlexNet, make_mesh
+from alexnet_jax.trained import Trained, Viewer
+
+SIZE, CROP = 104, 96
+CLASSES = tuple("abcdefghijkl")
+
+
+@functools.cache
+def network() -> Trained:
+    """A small network with random weights, and a mean image with another value at every pixel."""
+    config = fixtures.small_config(f"data.size={SIZE}", "data.test=test", "data.validation=")
+    params = jax.tree.map(np.float32, fixtures.random_params(fixtures.small_network()))
+    mean = np.random.default_rng(1).uniform(100, 140, (SIZE, SIZE, 3)).astype(np.float32)
+    variables = {"params": params, "batch_stats": {}}
+    return Trained("tested", config, make_mesh(1, 1), variables, mean, CLASSES, 7)
+
+
+def write_run(workdir: Path, *assignments: str) -> Path:
+    """The same network as a run's directory."""
+    config = config_lib.override(network().config, assignments)
+    workdir.mkdir()
+    config_lib.save(config, workdir / "config.json")
+    trained.write_input(workdir, np.asarray(network().viewer.mean_image), CLASSES)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        model = jax.tree.map(jax.numpy.asarray, network().variables)
+        checkpoints.save(7, {"model": model}, {}, None)
+    return workdir
+
+
+@functools.cache
+def squares(count: int) -> np.ndarray:
+    """Smooth pictures of the size that views are cut from."""
+    return np.stack([data_fixtures.photo(i, SIZE, SIZE) for i in range(count)])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """35 PNG files in the folders of two classes and in one that is none, and three bad files."""
+    root = tmp_path_factory.mktemp("photos")
+    for i in range(35):
+        folder = root / ("b", "d", "else/where")[i % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i:02}.png").write_bytes(data_fixtures.encode(squares(35)[i], "PNG"))
+    whole = data_fixtures.encode(squares(35)[0], "JPEG")
+    (root / "a_text.jpg").write_text("not an image")
+    (root / "b" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "c_gone.jpg").symlink_to(root / "nowhere.jpg")
+    (root / "cmyk.jpg").write_bytes(data_fixtures.encode(squares(35)[0], "JPEG", "CMYK"))
+    (root / "notes.txt").write_text("left out")
+    (root / ".hidden.png").write_bytes(whole)
+    return root
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object, **values: Any) -> int:
+    """The program in this process, with the network that is compiled already."""
+    given = {"workdir": "W", "figure": None, "json": False, "ten_views": False, "best": False}
+    monkeypatch.setattr(predict, "FLAGS", SimpleNamespace(**(given | values)))
+    monkeypatch.setattr(trained, "load", lambda workdir, best: network())
+    return predict.run([str(argument) for argument in arguments])
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """By its definition, in float64."""
+    powers = np.exp(np.asarray(logits, np.float64))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+# --- probabilities --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("view", "top", "left", "flip"), [(0, 4, 4, False), (2, 0, 8, False), (8, 8, 0, True)]
+)
+def test_logits_are_those_of_the_network_on_a_crop_cut_by_hand(view, top, left, flip) -> None:
+    """The centre, a corner and a mirrored corner, minus the centre of the mean image."""
+    net = network()
+    crops = squares(3)[:, top : top + CROP, left : left + CROP].astype(np.float64)
+    crops = crops[:, :, ::-1] if flip else crops
+    seen = crops - np.asarray(net.viewer.mean_image, np.float64)[4 : 4 + CROP, 4 : 4 + CROP]
+    model = AlexNet(fixtures.small_network())
+    expected = jax.jit(model.apply)({"params": net.variables["params"]}, seen.astype(np.float32))
+    np.testing.assert_allclose(net.logits(squares(3), view), expected, rtol=2e-4, atol=2e-4)
+
+
+def test_probabilities_are_the_softmax_in_float64() -> None:
+    """In one view, and averaged over ten."""
+    net, pictures = network(), squares(3)
+    expected = softmax(net.logits(pictures))
+    np.testing.assert_allclose(net.predict(pictures), expected, rtol=1e-6)
+    views = np.mean([softmax(net.logits(pictures, view)) for view in range(10)], axis=0)
+    assert np.abs(views - expected).max() > 1e-3
+    np.testing.assert_allclose(net.predict(pictures, ten_views=True), views, rtol=1e-6)
+
+
+def test_batches_are_all_of_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five images, two at a time: the last batch is filled, and nothing of that comes out."""
+    shapes = []
+
+    def look(viewer: Viewer, variables: Any, images: jax.Array, *_: Any) -> jax.Array:
+        shapes.append(images.shape[0])
+        return images[:, 0, 0, :1]
+
+    monkeypatch.setattr(Viewer, "__call__", look)
+    found = np.concatenate(list(network().batches("fc8", squares(5), at_once=2)))
+    np.testing.assert_array_equal(found, squares(5)[:, 0, 0, :1])
+    assert shapes == [2, 2, 2]
+
+
+def test_top_is_the_five_most_probable() -> None:
+    """All of fewer classes; of equals the first."""
+    found = predict.top(np.array([0.1, 0.3, 0.05, 0.3, 0.2, 0.05]), "abcdef")
+    assert [name for name, _ in found] == ["b", "d", "e", "a", "c"]
+    assert predict.top(np.array([0.25, 0.75]), "ab") == [("b", 0.75), ("a", 0.25)]
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_files_in_folders_are_found_in_order(photos: Path, tmp_path: Path) -> None:
+    """Sorted, below all folders; no hidden ones, no other kinds; a named file whatever its name."""
+    (tmp_path / "empty").mkdir()
+    notes = str(photos / "notes.txt")
+    paths = [notes, str(photos), str(tmp_path / "empty"), str(tmp_path / "no.jpg")]
+    files, problems = predict.find_images(paths)
+    assert files[0] == notes and files[1:] == sorted(files[1:])
+    suffixes = (".png", ".jpg")
+    there = [p for p in photos.rglob("*") if p.suffix in suffixes and p.name[0] != "."]
+    assert {*files[1:]} == {*map(str, there)} and len(files) == 1 + 39
+    assert problems == {
+        paths[2]: "the folder holds no image files",
+        paths[3]: "No such file or directory",
+    }
+
+
+def test_predictions_are_those_of_each_file(photos: Path) -> None:
+    """In the order of the files, over a batch's end, with bad ones between."""
+    files, _ = predict.find_images([str(photos)])
+    found = list(predict.predictions(network(), files))
+    assert [file for file, _, _ in found] == files
+    reasons = {Path(file).name: said for file, said, _ in found if isinstance(said, str)}
+    assert reasons.keys() == {"a_text.jpg", "cut.jpg", "c_gone.jpg"}
+    assert reasons["a_text.jpg"].startswith("not an image")
+    assert reasons["cut.jpg"].startswith("truncated")
+    assert reasons["c_gone.jpg"] == "No such file or directory"
+    good = [(file, picture, p) for file, picture, p in found if not isinstance(picture, str)]
+    for file, picture, probabilities in good:
+        if file.endswith(".png"):
+            np.testing.assert_array_equal(picture, squares(35)[int(Path(file).stem)])
+        expected = softmax(network().logits(picture[None]))[0]
+        np.testing.assert_allclose(probabilities, expected, rtol=1e-3)
+
+
+def test_no_more_than_two_batches_are_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many files there are."""
+    asked: list[str] = []
+    monkeypatch.setattr(predict, "_read", lambda file, size: asked.append(file) or "no")
+    endless = (str(i) for i in iter(int, 1))
+    batches = predict.read_images(endless, SIZE, 4)
+    for count in (1, 2, 3):
+        assert len(next(batches)) == 4
+        assert 4 * count <= len(asked) <= 4 * (count + 1)
+    batches.close()
+
+
+def test_the_label_is_the_folders_name() -> None:
+    """By the name in the dataset, or by the words; words never hide a name."""
+    labels = predict.labels_by_name(["n01", "cat", "n03"], ["cat", "lion", "dog"])
+    assert predict.folder_label("x/n03/1.jpg", labels) == 2
+    assert predict.folder_label("x/dog/1.jpg", labels) == 2
+    assert predict.folder_label("x/cat/1.jpg", labels) == 1
+    assert predict.folder_label("dog/x/1.jpg", labels) is None
+
+
+# --- the program ----------------------------------------------------------------------------------
+
+
+def test_what_is_printed(monkeypatch, capsys, photos: Path) -> None:
+    """A block for each file; on stderr the reasons, and how long it took."""
+    good = photos / "b" / "00.png"
+    assert run(monkeypatch, good) == 0
+    captured = capsys.readouterr()
+    name, *lines = captured.out.splitlines()
+    assert name == str(good) and len(lines) == 5
+    probabilities = network().predict([good])[0]
+    order = np.argsort(-probabilities)[:5]
+    assert lines == [f"  {probabilities[i]:6.1%}  {CLASSES[i]}" for i in order]
+    (line,) = captured.err.splitlines()
+    assert line.startswith("1 image in one view, ") and "ms each" in line and "compiling" in line
+    assert run(monkeypatch, photos / "a_text.jpg", good, ten_views=True) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"{good}\n")
+    assert captured.err.startswith(f"skipped {photos / 'a_text.jpg'}: not an image")
+    assert "1 image in ten views" in captured.err
+
+
+def test_json(monkeypatch, capsys, photos: Path, tmp_path: Path) -> None:
+    """A line for every file, whatever its name, and nothing else on stdout."""
+    strange = tmp_path / "a \udcff\n\"'é.png"
+    shutil.copy(photos / "b" / "00.png", strange)
+    assert run(monkeypatch, photos, strange, tmp_path / "no", json=True) == 1
+    captured = capsys.readouterr()
+    answers = {a["file"]: a for a in map(json.loads, captured.out.splitlines())}
+    assert len(answers) == 39 + 2
+    assert answers[str(tmp_path / "no")]["error"] == "No such file or directory"
+    assert answers[str(photos / "a_text.jpg")]["error"].startswith("not an image")
+    top5 = answers[str(strange)]["top5"]
+    assert len(top5) == 5 and answers[str(photos / "b" / "00.png")]["top5"] == top5
+    probabilities = network().predict([strange])[0]
+    expected = {
+        name: pytest.approx(probabilities[CLASSES.index(name)], rel=1e-3) for name, _ in top5
+    }
+    assert dict(top5) == expected
+    assert captured.err.count("skipped") == 4
+
+
+def test_nothing_that_can_be_used(monkeypatch, capsys, tmp_path: Path) -> None:
+    """No network is restored for that."""
+    assert run(monkeypatch, tmp_path, workdir="/nowhere") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"skipped {tmp_path}: the folder holds no image files\n"
+
+
+def test_the_figure(monkeypatch, capsys, photos: Path, tmp_path: Path) -> None:
+    """Sixteen panels of the images that can be used, and it says so."""
+    path = tmp_path / "figure.png"
+    path.write_text("an older picture is replaced")
+    assert run(monkeypatch, photos, figure=str(path)) == 1
+    assert f"drawn in {path}, the first 16 of 36 images" in capsys.readouterr().err
+    with Image.open(path) as image:
+        width, height = image.size
+    assert 650 < width < 750 and 1000 < height < 1200
+
+
+def colour_share(path: Path, colour: str) -> int:
+    """How many pixels have exactly this colour."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    return int((pixels == [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).all(-1).sum())
+
+
+def test_the_bar_of_the_true_label_is_red(tmp_path: Path) -> None:
+    """As long as its probability, and no bar where the label is not known or not among the five."""
+    picture, path = squares(1)[0], tmp_path / "figure.png"
+    top = [("a", 0.6), ("b", 0.3), ("c", 0.05)]
+    for truth, share in (("a", 0.6), ("b", 0.3), ("z", 0), (None, 0)):
+        panels.draw_predictions([panels.Prediction(picture, top, truth)], path)
+        others = 0.95 - share
+        red, blue = colour_share(path, panels.TRUE), colour_share(path, panels.OTHER)
+        full = panels.SIDE * panels.BAR * 0.88
+        assert red == pytest.approx(share * full, abs=0.12 * full), truth  # letters lie over it
+        assert blue == pytest.approx(others * full, abs=0.2 * full), truth
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a.jpg"], "--workdir is missing"),
+        (["--workdir=W"], "no images were given"),
+        (["--workdir=W", "--figure=out.txt", "a.jpg"], "--figure=out.txt: a picture's name ends"),
+        (["--workdir=W", "--figure=no/out.png", "a.jpg"], "there is no folder no"),
+        (["--workdir=W", "--tenviews", "a.jpg"], "tenviews"),
+    ],
+)
+def test_a_command_that_is_wrong(tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = program("predict", *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and words in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def program(name: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`python -m alexnet_jax.NAME`, on one core where that can be asked for."""
+    one_core = ["taskset", "-c", "0"] if shutil.which("taskset") else []
+    command = [*one_core, sys.executable, "-m", f"alexnet_jax.{name}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
+def test_a_real_process(photos: Path, tmp_path: Path) -> None:
+    """On one core: the same answers as here, the figure, and exit code 1 for the bad files."""
+    workdir, figure = write_run(tmp_path / "run"), tmp_path / "figure.jpg"
+    done = program("predict", f"--workdir={workdir}", photos, "--json", f"--figure={figure}")
+    assert done.returncode == 1, done.stderr
+    answers = {a["file"]: a for a in map(json.loads, done.stdout.splitlines())}
+    assert len(answers) == 39
+    good = photos / "d" / "01.png"
+    for (name, probability), (expected_name, expected) in zip(
+        answers[str(good)]["top5"],
+        predict.top(network().predict([good])[0], CLASSES),
+        strict=True,
+    ):
+        assert name == expected_name and probability == pytest.approx(expected, rel=1e-3)
+    assert sum(line.startswith("skipped ") for line in done.stderr.splitlines()) == 3
+    assert f"restoring step 7 of {workdir} took" in done.stderr
+    with Image.open(figure) as image:
+        assert image.format == "JPEG"
