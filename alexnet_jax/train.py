@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import figures, optim, trained
+from alexnet_jax import figures, initial, optim, trained
 from alexnet_jax.build import build, check_batch
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.cache import Cache
@@ -74,10 +74,12 @@ def train(config: ConfigDict, workdir: Path) -> list[Score]:
         UserError: anything the user can mend; nothing was overwritten.
         Stopped: SIGTERM or SIGINT came; the run was saved first if it was under way.
     """
+    initial.check_workdir(workdir)
     saved = workdir / "config.json"
     if saved.exists():
         config_lib.check_same_run(config_lib.read(saved), config, workdir)
     check_writable(workdir)
+    taken = initial.take(config, workdir)
     cache, mesh, model = build(config)
     check_batch(config, mesh)
     network = model.network
@@ -99,7 +101,7 @@ def train(config: ConfigDict, workdir: Path) -> list[Score]:
         Checkpoints(workdir / "checkpoints", config.keep_checkpoints) as checkpoints,
         contextlib.closing(iter(stream)) as batches,
     ):
-        state = initial_state(model, optimizer, config.seed)
+        state = initial.start(initial_state(model, optimizer, config.seed), taken)
         state, start = resume(state, batches, checkpoints, cache, mesh)
         config_lib.save(config, saved)  # nothing stands in the way any more
         trained.write_input(workdir, cache.mean_image, cache.class_names)
