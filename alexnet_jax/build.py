@@ -43,7 +43,9 @@ def build(config: ConfigDict) -> Parts:
     if network.classes != len(cache.class_names):
         raise config_lib.ConfigError(
             f"--config.model.classes={network.classes}: {cache.name} has "
-            f"{len(cache.class_names)} classes; set --config.model.classes={len(cache.class_names)}"
+            f"{len(cache.class_names)} classes; set "
+            f"--config.model.classes={len(cache.class_names)}, or name another dataset by "
+            "--config.data.source or --config.data.cache"
         )
     return Parts(cache, mesh, AlexNet(network, mesh, jnp.dtype(config.dtype)))
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import run_fixtures as fixtures
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet_jax.checkpoint import Checkpoints, fingerprint
@@ -74,6 +74,7 @@ def restore(
 # --- the fingerprint ------------------------------------------------------------------------------
 
 
+@settings(deadline=None)  # a machine with other work to do
 @given(
     leaf=st.sampled_from([(np.float32, (3, 5)), (np.int32, ()), (np.float32, (64,))]),
     position=st.floats(0, 1, exclude_max=True),

@@ -83,6 +83,40 @@ def test_the_speed_table_is_from_the_benchmark() -> None:
             assert rate == (f"{max(found):,.1f}" if found else ""), (name, session)
 
 
+def test_the_ensemble_table_is_what_was_measured() -> None:
+    """Every row in ten views, to the digits that are printed."""
+    result = json.loads((RESULTS / "ensemble" / "ensemble.json").read_text())
+    assert result["command"] in README
+    for row in result["rows"]:
+        low, high = (100 * end for end in row["top1_interval"])
+        line = f"{row['top1_error']:.2%} ({low:.2f}-{high:.2f}) | {row['loss']:.4f} |"
+        start = f"| {row['way']} | {row['examples']:,} | "
+        assert row["views"] == 1 or start + line in README, row["way"]
+
+
+def test_the_export_table_is_what_was_measured() -> None:
+    """Sizes, errors and medians of each precision."""
+    result = json.loads((RESULTS / "export" / "benchmark.json").read_text())
+    assert result["command"] in README
+    rows = {(row["network"] == "run", row["precision"]): row for row in result["rows"]}
+    for precision in ("float32", "float16", "int8"):
+        run, full = rows[True, precision], rows[False, precision]
+        times = [full[f"wall_milliseconds_{count}"]["median"] for count in (1, 32)]
+        line = (
+            f"| {precision} | {run['megabytes']:.1f} | {run['top1_error']:.2%} | "
+            f"{full['megabytes']:.1f} | {times[0]:.1f} | {times[1]:.0f} |"
+        )
+        assert line in README
+
+
+def test_the_transfer_is_what_was_measured() -> None:
+    """The four means in the text."""
+    summary = (RESULTS / "transfer" / "transfer.md").read_text()
+    means = re.findall(r"\| ([\d.]+%) \| [\d.]+ \|$", summary, re.MULTILINE)
+    section = README.partition("**Fine-tuning**")[2].partition("\n## ")[0]
+    assert len(means) == 4 and all(mean in section for mean in means)
+
+
 def test_training_did_not_wait_for_data() -> None:
     """Under 1% of any interval that was logged, as the README says."""
     for name in ("embedded", "fashion_mnist"):

@@ -148,9 +148,11 @@ def portion(images: int, largest: int) -> int:
     """How many images to take at once.
 
     Args:
-        images: all of them.
+        images: all of them. A number that is not known yet (`jax.export`) is taken at once.
         largest: bytes of the largest maps of one image.
     """
+    if not isinstance(images, int):
+        return images
     most = max(1, min(images, AT_A_TIME // largest))
     even = max(few for few in range(1, most + 1) if images % few == 0)
     return even if 2 * even > most else -(-images // -(-images // most))

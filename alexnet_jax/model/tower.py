@@ -50,7 +50,7 @@ class Tower:
             if first.communicates and self.count < self.network.towers:
                 x = jax.lax.all_gather(x, "tower", axis=3, tiled=True)
             few = self._few(x, part)
-            operators = self.operators if few < len(x) else layers.OPERATORS
+            operators = self.operators if few < x.shape[0] else layers.OPERATORS
             stages = self._computations(part, arrays, operators)
             for may_loop, together in itertools.groupby(stages, lambda stage: stage.may_loop):
                 run = partial(self._run, stages=list(together))

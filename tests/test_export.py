@@ -1,0 +1,359 @@
+"""Exported networks: other programs compute what `Trained` does, from files that need no package.
+
+The witnesses are onnxruntime, onnx's own evaluator, and a process in which there is no alexnet_jax.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import data_fixtures
+import jax
+import jax.numpy as jnp
+import network_fixtures as fixtures
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import trained_fixtures
+from jax import export as jax_export
+from onnx import TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+import alexnet_jax
+from alexnet_jax import config as config_lib
+from alexnet_jax import export, scores
+from alexnet_jax.errors import UserError
+from alexnet_jax.model import Conv, Dense, Network, make_mesh
+from alexnet_jax.trained import Trained, softmax
+from experiments import benchmark_export
+
+SIZE, CROP = trained_fixtures.SIZE, 96
+PICTURES = trained_fixtures.pictures(3)
+PIXELS = export.central(PICTURES, CROP)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved network, with a folder of images to calibrate with."""
+    path = tmp_path_factory.mktemp("run")
+    data_fixtures.write_folder(path / "images", {"train": 6}, ("a", "b"))
+    data = (f"data.source=folder:{path}/images", f"data.dir={path}/data")
+    trained_fixtures.save_network(path / "run", None, 0, *data)
+    return path / "run"
+
+
+@pytest.fixture(scope="module")
+def network(workdir: Path) -> Trained:
+    """The same, loaded on one device."""
+    return alexnet_jax.load(workdir, mesh=make_mesh(1, 1))
+
+
+def with_random_weights(network: Network, size: int = SIZE) -> Trained:
+    """A network that was never saved."""
+    params = jax.tree.map(np.float32, fixtures.random_params(network))
+    rng = np.random.default_rng(1)
+    averages: dict[str, Any] = {}
+    for name, conv in network.convolutions().items():
+        if network.norm == "batch_norm" and "norm" in conv.after.split():
+            spread = {k: np.float32(rng.uniform(0.5, 2, conv.width)) for k in ("scale", "variance")}
+            around = {k: np.float32(rng.normal(0, 1, conv.width)) for k in ("shift", "mean")}
+            params[name] |= {"scale": spread["scale"], "shift": around["shift"]}
+            averages[name] = {"mean": around["mean"], "variance": spread["variance"]}
+    config = fixtures.small_config(f"data.size={size}", network=network)
+    variables = {"params": params, "batch_stats": averages}
+    names = [f"class {i}" for i in range(network.classes)]
+    mean_image = np.float32(trained_fixtures.mean_image(size))
+    return Trained("random", config, make_mesh(1, 1), variables, mean_image, names, 0)
+
+
+def by_onnxruntime(model: onnx.ModelProto, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """What onnxruntime computes."""
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"pixels": pixels}), strict=True))
+
+
+TAKEN_OUT = {"conv4": Conv(0, 3), "fc7": Dense(0)}
+VARIANTS = {
+    "2012": {},
+    "source": {
+        "conv1": Conv(8, 11, 4, (0, 3), std=0.05, after="norm pool activation"),
+        "conv2": Conv(
+            16, 5, 1, (2, 2), std=0.05, bias=1.0, after="activation norm within_map_norm pool"
+        ),
+        "conv5": Conv(16, 3, 1, (1, 1), std=0.1, bias=1.0, after="pool activation"),
+    },
+    "one tower": {"towers": 1, "activation": "tanh", "dropout": 0.0},
+    "batch norm": {"norm": "batch_norm", "activation": "sigmoid", "classes": 7},
+    "Caffe's LRN": {"lrn_across_towers": True, "lrn_k": 1.0, "lrn_size": 3, "lrn_beta": 0.5},
+    "padded pools": {
+        "norm": "none",
+        "conv5": Conv(16, 3, 1, (1, 1), std=0.1, after="activation pool", pool_padding=(0, 1)),
+    },
+    "six layers, dropout on maps": {
+        "conv6": Conv(8, 3, 1, (1, 1), communicates=True, std=0.1, after="activation dropout"),
+        "activation": "linear",
+        "lrn_size": 4,
+    },
+    "no hidden layers": {**TAKEN_OUT, "fc6": Dense(0), "pool_window": 2},
+    "taken out": TAKEN_OUT,
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_onnx_is_the_network(name: str) -> None:
+    """onnxruntime's logits are those of `Trained`, for every form of a layer and any batch; nearly
+    so in half precision."""
+    trained = with_random_weights(fixtures.small_network(**VARIANTS[name]))
+    model = export.to_onnx(trained)
+    found = by_onnxruntime(model, PIXELS)
+    expected = trained.logits(PICTURES)
+    assert fixtures.difference(found["logits"], expected) < 1e-5
+    assert fixtures.difference(found["probabilities"], softmax(expected)) < 1e-5
+    first = by_onnxruntime(model, PIXELS[:1])["logits"]
+    assert fixtures.difference(first, expected[:1]) < 1e-5
+    narrow = by_onnxruntime(export.to_onnx(trained, "float16"), PIXELS)["logits"]
+    assert fixtures.difference(narrow, expected) < 1e-2
+
+
+def test_the_network_of_2012() -> None:
+    """At full size, with a 256 x 256 mean image."""
+    trained = with_random_weights(Network(), 256)
+    pictures = trained_fixtures.pictures(1, 256)
+    found = by_onnxruntime(export.to_onnx(trained), export.central(pictures, 224))
+    assert found["logits"].shape == (1, 1000)
+    assert fixtures.difference(found["logits"], trained.logits(pictures)) < 1e-4
+
+
+def loud(**changes: Any) -> Trained:
+    """A network whose conv1 says more than half precision can square."""
+    trained = with_random_weights(fixtures.small_network(**changes))
+    trained.variables["params"]["conv1"]["kernel"] *= 3
+    loudest = np.float16(trained.features(PICTURES, "conv1").max())
+    with np.errstate(over="ignore"):
+        assert loudest > 256 and np.isinf(loudest * loudest)
+    return trained
+
+
+def test_half_precision_squares_in_float32() -> None:
+    """LRN's inputs are float32, the weights are not, and the answer is right."""
+    trained = loud()
+    model = export.to_onnx(trained, "float16")
+    nodes = {output: node for node in model.graph.node for output in node.output}
+    norms = [node for node in model.graph.node if node.op_type == "LRN"]
+    assert len(norms) == 4
+    for norm in norms:
+        split = nodes[norm.input[0]]
+        cast = nodes[split.input[0]]
+        assert (split.op_type, cast.op_type) == ("Split", "Cast")
+        assert cast.attribute[0].i == TensorProto.FLOAT
+    kernels = [a for a in model.graph.initializer if a.name.endswith("kernel")]
+    assert len(kernels) == 8
+    assert {array.data_type for array in kernels} == {TensorProto.FLOAT16}
+    found = by_onnxruntime(model, PIXELS)
+    assert found["logits"].dtype == np.float32
+    assert fixtures.difference(found["logits"], trained.logits(PICTURES)) < 5e-3
+
+
+def test_half_precision_where_nothing_is_widened() -> None:
+    """onnx's evaluator, which computes float16 in float16, gets the answer too; and not where the
+    norm is in half precision like the rest."""
+    after = "activation within_map_norm pool"
+    conv1 = Conv(8, 11, 4, (0, 3), std=0.05, after=after)
+    gone = {name: Conv(0, 3) for name in ("conv2", "conv3", "conv4", "conv5")}
+    trained = loud(conv1=conv1, **gone)
+    expected = trained.logits(PICTURES[:1])
+
+    model = export.to_onnx(trained, "float16")
+    (found, _) = ReferenceEvaluator(model).run(None, {"pixels": PIXELS[:1]})
+    assert fixtures.difference(found, expected) < 5e-3
+
+    for constant in model.graph.initializer:
+        narrow = np.float16(numpy_helper.to_array(constant))
+        constant.CopyFrom(numpy_helper.from_array(narrow, constant.name))
+    for node in model.graph.node:
+        if node.op_type == "Cast" and node.name != "logits":
+            node.attribute[0].i = TensorProto.FLOAT16
+    del model.graph.value_info[:]
+    with np.errstate(over="ignore"):
+        (found, _) = ReferenceEvaluator(model).run(None, {"pixels": PIXELS[:1]})
+    assert fixtures.difference(found, expected) > 0.02
+
+
+def test_int8(network: Trained) -> None:
+    """Every convolution and fully connected layer has 8-bit weights and inputs, and the answers to
+    other images than it was calibrated with are nearly those of float32."""
+    others = export.central(trained_fixtures.pictures(40, seed=1), CROP)
+    model = export.to_onnx(network, "int8", others)
+    nodes = {output: node for node in model.graph.node for output in node.output}
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    assert len(layers) == 8
+    arrays = {array.name: array for array in model.graph.initializer}
+    for layer in layers:
+        values, weights = (nodes[name] for name in layer.input[:2])
+        assert values.op_type == weights.op_type == "DequantizeLinear"
+        stored, scales = (numpy_helper.to_array(arrays[name]) for name in weights.input[:2])
+        assert stored.dtype == np.int8
+        assert scales.shape == (stored.shape[0 if layer.op_type == "Conv" else 1],)
+    found = by_onnxruntime(model, PIXELS)["logits"]
+    assert fixtures.difference(found, network.logits(PICTURES)) < 0.1
+
+
+SECOND_PROCESS = """
+import sys
+sys.modules["alexnet_jax"] = sys.modules["flax"] = None
+import jax, numpy as np
+from jax import export
+path, pixels, out = sys.argv[1:]
+network = export.deserialize(bytearray(open(path, "rb").read()))
+pixels = np.load(pixels)
+found = jax.jit(network.call)(pixels)
+one = network.call(pixels[:1])
+np.savez(out, one=one["logits"], **found)
+"""
+
+
+def test_stablehlo_in_a_process_without_this_package(
+    network: Trained, workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """jax alone runs the file, for any number of images."""
+    out = tmp_path / "network.stablehlo"
+    export.export(workdir, out, "stablehlo")
+    printed = capsys.readouterr().out
+    assert f"{out}: stablehlo, float32, 0." in printed and "step 3" in printed
+    np.save(tmp_path / "pixels.npy", PIXELS)
+    arguments = [out, tmp_path / "pixels.npy", tmp_path / "found.npz"]
+    done = subprocess.run(
+        [sys.executable, "-c", SECOND_PROCESS, *map(str, arguments)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "found.npz") as file:
+        found = dict(file)
+    expected = network.logits(PICTURES)
+    assert fixtures.difference(found["logits"], expected) < 1e-5
+    assert fixtures.difference(found["probabilities"], softmax(expected)) < 1e-5
+    assert fixtures.difference(found["one"], expected[:1]) < 1e-5
+    about = json.loads(Path(f"{out}.json").read_text())
+    assert about == export.description(network)
+    assert about["classes"] == trained_fixtures.CLASSES
+    assert (about["resize"], about["crop"], about["step"]) == (SIZE, CROP, 3)
+
+
+def test_stablehlo_is_for_all_platforms() -> None:
+    """For each platform the plain convolutions, conv1 to conv5, and no form that is for a CPU, also
+    where one would be taken there."""
+    trained = with_random_weights(fixtures.small_network(conv2=Conv(256, 5, 1, (2, 2))))
+    exported = jax_export.deserialize(bytearray(export.to_stablehlo(trained)))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert exported.nr_devices == 1
+    program = exported.mlir_module()
+    assert program.count("stablehlo.convolution(") == 3 * (1 + 2 + 1 + 2 + 2)
+    assert "stablehlo.while" not in program
+
+
+def test_onnx_says_what_it_wants(network: Trained, workdir: Path, tmp_path: Path) -> None:
+    """The file's metadata is what stands beside a StableHLO file; int8 finds the run's images."""
+    out = tmp_path / "network.onnx"
+    export.export(workdir, out, "onnx", precision="int8")
+    model = onnx.load(out)
+    onnx.checker.check_model(model, full_check=True)
+    texts = {entry.key: entry.value for entry in model.metadata_props}
+    about = export.description(network, "int8")
+    assert texts["preprocessing"] == about["preprocessing"]
+    assert json.loads(texts["classes"]) == trained_fixtures.CLASSES
+    assert {json.loads(texts["resize"]), json.loads(texts["crop"])} == {SIZE, CROP}
+    assert by_onnxruntime(model, PIXELS)["logits"].shape == (3, 12)
+    assert export.calibration_pixels(network).shape == (12, CROP, CROP, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["network.onnx"]
+
+
+def test_int8_without_its_dataset(workdir: Path, tmp_path: Path) -> None:
+    """What is missing is named, and nothing is written."""
+    config = config_lib.read(workdir / "config.json")
+    moved = tmp_path / "moved"
+    shutil.copytree(workdir, moved)
+    config.data.source = "folder:/nowhere"
+    config.data.dir = str(tmp_path / "data")
+    config_lib.save(config, moved / "config.json")
+    with pytest.raises(UserError, match="there is no /nowhere/train"):
+        export.export(moved, tmp_path / "x.onnx", "onnx", precision="int8")
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_nothing_is_overwritten(workdir: Path, tmp_path: Path) -> None:
+    """A file that is there is named, and stays."""
+    out = tmp_path / "there.onnx"
+    out.write_text("mine")
+    with pytest.raises(UserError, match=r"there.onnx is there already"):
+        export.export(workdir, out, "onnx")
+    assert out.read_text() == "mine"
+    with pytest.raises(UserError, match="there is no directory"):
+        export.export(workdir, tmp_path / "nowhere" / "x.onnx", "onnx")
+
+
+def test_no_such_precision(network: Trained) -> None:
+    """Nor 8 bits without images to calibrate with."""
+    for precision in ("float64", "int8"):
+        with pytest.raises(ValueError, match="one of float32, float16, int8; int8 needs pixels"):
+            export.to_onnx(network, precision)
+
+
+def test_no_run(tmp_path: Path) -> None:
+    """A directory without a run is named, and nothing is written."""
+    with pytest.raises(UserError, match="holds no run"):
+        export.export(tmp_path / "nowhere", tmp_path / "x.onnx", "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("form", "package"), [("onnx", "onnxruntime"), ("stablehlo", "flatbuffers")]
+)
+def test_a_missing_package(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, package: str
+) -> None:
+    """The command that installs it is named."""
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        UserError, match=rf"needs the package {package}: pip install -e '\.\[export"
+    ):
+        export.export(workdir, tmp_path / "x", form)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--format=stablehlo", "--precision=int8"], "--precision=int8 is for --format=onnx"),
+        (["--format=tflite"], "value should be one of <stablehlo|onnx>"),
+        (["--format=onnx", "--precision=int4"], "value should be one of <float32|float16|int8>"),
+        ([], "--format is missing: one of stablehlo, onnx"),
+    ],
+)
+def test_a_bad_command(tmp_path: Path, arguments: list[str], words: str) -> None:
+    """One line, exit code 2."""
+    command = [sys.executable, "-m", "alexnet_jax.export", "--workdir=w", "--out=x", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert words in line
+
+
+def test_the_benchmark_counts_errors_as_evaluation_does() -> None:
+    """Ties among them."""
+    rng = np.random.default_rng(0)
+    logits = rng.integers(0, 6, (200, 12)).astype(np.float32)
+    labels = fixtures.random_labels(200, 12)
+    expected = scores.sums(jax.nn.softmax(jnp.asarray(logits)), labels, np.ones(200))
+    found = benchmark_export.errors(logits, labels)
+    assert found["top1_error"] == pytest.approx(float(expected["top1"]) / 200)
+    assert found["top5_error"] == pytest.approx(float(expected["top5"]) / 200)
+    assert found["loss"] == pytest.approx(float(expected["loss"]) / 200, rel=1e-5)
