@@ -4,12 +4,15 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 from absl import flags, logging
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.interrupts import Stopped
+
+PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # what a drawing may be
 
 
 def refuse(message: str, code: int = 1) -> NoReturn:
@@ -39,6 +42,25 @@ def parse(argv: list[str], define: Callable[[], None], *, files: bool = False) -
     if extra and not files:
         refuse(f"unexpected argument {extra[0]!r}; see --help", code=2)
     return list(extra)
+
+
+def check_workdir(workdir: str | None) -> None:
+    """Ends the program if there is none."""
+    if not workdir:
+        refuse("--workdir is missing: the directory of a run, such as /tmp/alexnet", 2)
+
+
+def check_picture(flag: str, path: str) -> None:
+    """Ends the program if a flag's value cannot become a picture."""
+    if Path(path).suffix.lower() not in PICTURES:
+        refuse(f"--{flag}={path}: a picture's name ends in one of {', '.join(PICTURES)}", 2)
+    check_folder(flag, path)
+
+
+def check_folder(flag: str, path: str) -> None:
+    """Ends the program if a file would lie in a folder that is not there."""
+    if not Path(path).parent.is_dir():
+        refuse(f"--{flag}={path}: there is no folder {Path(path).parent}", 2)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ import tqdm
 from absl import app, flags
 
 from alexnet_jax import cli, predict
+from alexnet_jax.data import files as image_files
 from alexnet_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def define_flags() -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags; returns the files and folders."""
     arguments = cli.parse(argv, define_flags, files=True)
-    predict.check_workdir(FLAGS.workdir)
+    cli.check_workdir(FLAGS.workdir)
     if bool(FLAGS.split) == bool(arguments):
         cli.refuse("give either --split=NAME, such as test, or image files and folders", 2)
     if not (FLAGS.out or FLAGS.neighbours):
@@ -67,9 +68,9 @@ def parse_flags(argv: list[str]) -> list[str]:
     if FLAGS.out:
         if Path(FLAGS.out).suffix not in (".npy", ".npz"):
             cli.refuse(f"--out={FLAGS.out}: its name has to end in .npy or .npz", 2)
-        predict.check_folder("out", FLAGS.out)
+        cli.check_folder("out", FLAGS.out)
     if FLAGS.neighbours:
-        predict.check_picture("neighbours", FLAGS.neighbours)
+        cli.check_picture("neighbours", FLAGS.neighbours)
     return arguments
 
 
@@ -84,7 +85,7 @@ def run(arguments: Sequence[str]) -> int:
     out = Path(FLAGS.out) if FLAGS.out else None
     if out is not None:
         check_new(out)
-    files, problems = predict.find_images(arguments)
+    files, problems = image_files.find_images(arguments)
     for path, problem in problems.items():
         skipped(path, problem)
     if not (files or FLAGS.split):
@@ -179,17 +180,17 @@ def of_split(cache: "Cache", split: str) -> Pictures:
 def of_files(network: "Trained", files: Sequence[str], problems: dict[str, str]) -> Pictures:
     """The images in files. Those that cannot be used are named on stderr, put into `problems`, and
     left out; the folder of a file is its label if it has the name of a class."""
-    labels = predict.labels_by_name(network.class_names, network.classes)
+    labels = image_files.labels_by_name(network.class_names, network.classes)
 
     def batches() -> Iterator[Batch]:
-        for batch in predict.read_images(files, network.size, AT_ONCE):
+        for batch in image_files.read_images(files, network.size, AT_ONCE):
             rows, usable = [], []
             for file, found in batch:
                 if isinstance(found, str):
                     problems[file] = found
                     skipped(file, found)
                     continue
-                label = predict.folder_label(file, labels)
+                label = image_files.folder_label(file, labels)
                 rows.append(Row(file, -1 if label is None else label))
                 usable.append(found)
             if rows:
@@ -200,7 +201,7 @@ def of_files(network: "Trained", files: Sequence[str], problems: dict[str, str])
 
 def skipped(file: str, problem: str) -> None:
     """Says so, above the progress bar."""
-    tqdm.tqdm.write(f"skipped {predict.printable(file)}: {problem}", file=sys.stderr)
+    tqdm.tqdm.write(f"skipped {image_files.printable(file)}: {problem}", file=sys.stderr)
 
 
 # --- features -------------------------------------------------------------------------------------
@@ -352,7 +353,7 @@ def draw(
     def show(number: int) -> panels.Shown:
         row = rows[number]
         known = row.label >= 0
-        name = network.classes[row.label] if known else predict.printable(Path(row.name).name)
+        name = network.classes[row.label] if known else image_files.printable(Path(row.name).name)
         return panels.Shown(picture(number, row), name, row.label if known else None)
 
     found = panels.neighbours(features, min(FLAGS.queries, len(rows)), show)

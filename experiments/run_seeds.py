@@ -5,7 +5,7 @@
 Each seed is a process of its own, as a user would start it, with a clock around the whole of it;
 the first also prepares the data, if that has not been done. Into `experiments/results/CONFIG/` go
 `summary.json`, and of the first seed the metrics, the configuration, the pictures and all that it
-printed.
+printed. `colour` is what `alexnet_jax.figures` measures of the first layer (Figure 3).
 """
 
 import json
@@ -60,6 +60,9 @@ def run(seed: str, workdir: Path, keep: Path | None) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     if done.returncode:
         sys.exit(f"seed {seed} failed:\n{done.stdout}")
+    drawing = [sys.executable, "-m", "alexnet_jax.figures", f"--workdir={workdir}"]
+    subprocess.run(drawing, check=True, stdout=subprocess.DEVNULL)
+    (colour,) = json.loads((workdir / "figures" / "conv1.json").read_text())["runs"]
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     training = [row for row in rows if row["split"] == "train"]
     if keep is not None:
@@ -76,6 +79,7 @@ def run(seed: str, workdir: Path, keep: Path | None) -> dict[str, Any]:
         "median_data_wait_fraction": sorted(row["data_wait_fraction"] for row in training)[
             len(training) // 2
         ],
+        "colour": {name: colour[name] for name in ("towers", "difference", "p") if name in colour},
         "test": {str(row["views"]): row for row in rows if row["split"] == "test"},
     }
 

@@ -19,6 +19,7 @@ from PIL import Image
 from alexnet_jax import config as config_lib
 from alexnet_jax import panels, predict, trained
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.data import files as image_files
 from alexnet_jax.model import AlexNet, make_mesh
 from alexnet_jax.trained import Trained, Viewer
 
@@ -142,7 +143,7 @@ def test_files_in_folders_are_found_in_order(photos: Path, tmp_path: Path) -> No
     (tmp_path / "empty").mkdir()
     notes = str(photos / "notes.txt")
     paths = [notes, str(photos), str(tmp_path / "empty"), str(tmp_path / "no.jpg")]
-    files, problems = predict.find_images(paths)
+    files, problems = image_files.find_images(paths)
     assert files[0] == notes and files[1:] == sorted(files[1:])
     suffixes = (".png", ".jpg")
     there = [p for p in photos.rglob("*") if p.suffix in suffixes and p.name[0] != "."]
@@ -155,7 +156,7 @@ def test_files_in_folders_are_found_in_order(photos: Path, tmp_path: Path) -> No
 
 def test_predictions_are_those_of_each_file(photos: Path) -> None:
     """In the order of the files, over a batch's end, with bad ones between."""
-    files, _ = predict.find_images([str(photos)])
+    files, _ = image_files.find_images([str(photos)])
     found = list(predict.predictions(network(), files))
     assert [file for file, _, _ in found] == files
     reasons = {Path(file).name: said for file, said, _ in found if isinstance(said, str)}
@@ -174,9 +175,9 @@ def test_predictions_are_those_of_each_file(photos: Path) -> None:
 def test_no_more_than_two_batches_are_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many files there are."""
     asked: list[str] = []
-    monkeypatch.setattr(predict, "_read", lambda file, size: asked.append(file) or "no")
+    monkeypatch.setattr(image_files, "_read", lambda file, size: asked.append(file) or "no")
     endless = (str(i) for i in iter(int, 1))
-    batches = predict.read_images(endless, SIZE, 4)
+    batches = image_files.read_images(endless, SIZE, 4)
     for count in (1, 2, 3):
         assert len(next(batches)) == 4
         assert 4 * count <= len(asked) <= 4 * (count + 1)
@@ -185,11 +186,11 @@ def test_no_more_than_two_batches_are_read_ahead(monkeypatch: pytest.MonkeyPatch
 
 def test_the_label_is_the_folders_name() -> None:
     """By the name in the dataset, or by the words; words never hide a name."""
-    labels = predict.labels_by_name(["n01", "cat", "n03"], ["cat", "lion", "dog"])
-    assert predict.folder_label("x/n03/1.jpg", labels) == 2
-    assert predict.folder_label("x/dog/1.jpg", labels) == 2
-    assert predict.folder_label("x/cat/1.jpg", labels) == 1
-    assert predict.folder_label("dog/x/1.jpg", labels) is None
+    labels = image_files.labels_by_name(["n01", "cat", "n03"], ["cat", "lion", "dog"])
+    assert image_files.folder_label("x/n03/1.jpg", labels) == 2
+    assert image_files.folder_label("x/dog/1.jpg", labels) == 2
+    assert image_files.folder_label("x/cat/1.jpg", labels) == 1
+    assert image_files.folder_label("dog/x/1.jpg", labels) is None
 
 
 # --- the program ----------------------------------------------------------------------------------
