@@ -26,6 +26,15 @@ def test_the_promised_errors_are_the_measured_ones() -> None:
         assert summary["command"] in README, name
 
 
+def test_in_how_many_runs_the_towers_differ() -> None:
+    """Figure 3: the p of every seed, and how many are below 0.05."""
+    runs = json.loads((RESULTS / "embedded" / "summary.json").read_text())["runs"]
+    chances = [run["colour"]["p"] for run in runs]
+    few = sum(chance < 0.05 for chance in chances)
+    listed = ", ".join(f"{chance:.3f}" for chance in chances)
+    assert f"{few} have towers that differ (p = {listed})" in README
+
+
 def test_the_embedded_run_keeps_its_promise() -> None:
     """Issue by issue: five seeds, under 20%, at most five minutes."""
     summary = json.loads((RESULTS / "embedded" / "summary.json").read_text())
