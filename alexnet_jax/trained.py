@@ -270,7 +270,9 @@ def write_input(workdir: Path, mean_image: np.ndarray, class_names: Sequence[str
     directory = workdir / "input"
     directory.mkdir(parents=True, exist_ok=True)
     np.save(directory / "mean_image.npy", np.asarray(mean_image, np.float32))
-    (directory / "classes.txt").write_text("".join(f"{name}\n" for name in class_names))
+    # A folder, whose name becomes a class, may be called by bytes that are no UTF-8.
+    text = "".join(f"{name}\n" for name in class_names)
+    (directory / "classes.txt").write_bytes(text.encode(errors="surrogateescape"))
 
 
 def read_input(workdir: Path, config: ConfigDict) -> tuple[np.ndarray, list[str]]:
@@ -288,7 +290,8 @@ def read_input(workdir: Path, config: ConfigDict) -> tuple[np.ndarray, list[str]
         return cache.mean_image, list(cache.class_names)
     try:
         mean_image = np.load(directory / "mean_image.npy")
-        class_names = (directory / "classes.txt").read_text().splitlines()
+        text = (directory / "classes.txt").read_bytes().decode(errors="surrogateescape")
+        class_names = text.split("\n")[:-1]
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{directory} is damaged: {error}") from error
     size, classes = config.data.size, config.model.classes

@@ -112,6 +112,15 @@ def test_words() -> None:
     assert words(["trouser", "boot"]) == ["trouser", "boot"]
 
 
+def test_class_names_of_any_bytes(tmp_path: Path, workdir: Path) -> None:
+    """What a file system allows in a folder's name comes back as it was."""
+    names = ["plain", "Käfer", "a\u2028b", b"caf\xe9".decode(errors="surrogateescape"), " "] * 2
+    names += ["x", "y"]
+    trained_fixtures.trained.write_input(tmp_path, trained_fixtures.mean_image(), names)
+    config = trained_fixtures.config_lib.read(workdir / "config.json")
+    assert trained_fixtures.trained.read_input(tmp_path, config)[1] == names
+
+
 def test_refusals(network: Trained, workdir: Path, tmp_path: Path) -> None:
     """What cannot be asked, and directories that hold no network."""
     pictures = trained_fixtures.pictures(1)
