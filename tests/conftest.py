@@ -9,6 +9,7 @@ import network_fixtures as fixtures
 import numpy as np
 import optax
 import pytest
+from run_fixtures import Tiny
 
 from alexnet_jax.model import AlexNet, Network, make_mesh
 
@@ -31,6 +32,12 @@ def reference() -> ModuleType:
             pytest.fail(reason)
         pytest.skip(reason)
     return torch_reference
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The smallest run, one for all files, so that its programs are compiled once."""
+    return Tiny(tmp_path_factory.mktemp("tiny"))
 
 
 class FullSize(NamedTuple):

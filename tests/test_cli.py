@@ -20,13 +20,6 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.train import train
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    root = tmp_path_factory.getbasetemp() / "tiny"
-    root.mkdir(exist_ok=True)
-    return Tiny(root)
-
-
 @pytest.fixture
 def flags(monkeypatch: pytest.MonkeyPatch):
     """The program's flags, as they were before any was parsed; signals are left alone."""

@@ -275,13 +275,6 @@ def test_the_field_is_not_read_by_a_run_that_has_a_checkpoint(
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    root = tmp_path_factory.getbasetemp() / "tiny"
-    root.mkdir(exist_ok=True)
-    return Tiny(root)
-
-
-@pytest.fixture(scope="module")
 def first(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of eight steps."""
     workdir = tmp_path_factory.mktemp("first")

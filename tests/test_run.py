@@ -32,13 +32,6 @@ MESHES = ("1x2", "1x1", "2x2")
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    root = tmp_path_factory.getbasetemp() / "tiny"
-    root.mkdir(exist_ok=True)
-    return Tiny(root)
-
-
-@pytest.fixture(scope="module")
 def unbroken(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """120 steps without a break."""
     workdir = tmp_path_factory.mktemp("unbroken")
