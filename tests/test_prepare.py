@@ -37,7 +37,7 @@ def test_prepare_verify_and_train(tiny, tmp_path):
     assert done.returncode == 0 and "all 108 images are as they were written" in done.stdout
     done = prepare(*flags)
     assert done.returncode == 0 and "is complete already" in done.stdout
-    done = prepare("--source=fashion_mnist", f"--out={out}", "--size=24")
+    done = prepare(f"--source=folder:{tiny.root}/images", f"--out={out}", "--size=22")
     assert done.returncode == 1 and "give another directory" in done.stderr
 
     # Trained from there, from the cache that main makes, and without any: the same run.

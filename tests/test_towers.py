@@ -173,11 +173,12 @@ def test_each_tower_holds_its_own_kernels() -> None:
 def test_full_network_on_two_towers(full_size: FullSize) -> None:
     """Logits, loss and all gradients of the network of 2012, against one device."""
     model = AlexNet(full_size.network, make_mesh(1, 2))
-    arguments = placed(model, *full_size[1:5])
-    (loss, logits), gradients = jax.jit(gradient_function(model))(*arguments)
-    assert fixtures.difference(logits, full_size.logits) < 1e-4
-    assert fixtures.difference(loss, full_size.loss) < 1e-4
-    assert fixtures.difference(gradients, full_size.gradients) < 1e-4
+    with jax.enable_x64(True):
+        arguments = placed(model, *full_size[1:5])
+        (loss, logits), gradients = jax.jit(gradient_function(model))(*arguments)
+    assert fixtures.difference(logits, full_size.logits) < 1e-9
+    assert fixtures.difference(loss, full_size.loss) < 1e-9
+    assert fixtures.difference(gradients, full_size.gradients) < 1e-9
 
 
 COLLECTIVE = re.compile(
