@@ -1,8 +1,8 @@
 """The 2012 AlexNet, executable: two towers on a device mesh, trained, tested and taken apart.
 
 The network alone needs jax and flax: `from alexnet_jax import AlexNet, Network, make_mesh`. A run
-is `alexnet_jax.train.train(config, workdir)`, with a configuration of `alexnet_jax.config`; what it
-learned is asked by `alexnet_jax.load(workdir)`.
+is `alexnet_jax.training.train(config, workdir)`, with a configuration of `alexnet_jax.settings`;
+what it learned is asked by `alexnet_jax.load(workdir)`.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["AlexNet", "Network", "load", "make_mesh"]
 def __getattr__(name: str) -> Any:
     """The network's names, imported when first asked for: `import alexnet_jax` is instant."""
     if name == "load":
-        from alexnet_jax.trained import load
+        from alexnet_jax.evaluation.trained_network import load
 
         return load
     if name in __all__:

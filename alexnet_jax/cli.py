@@ -1,16 +1,17 @@
-"""What the command lines share: flags, errors in one line, and signals."""
+"""What the commands share: their flags, errors in one line, and signals."""
 
+import argparse
 import contextlib
+import difflib
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
-
-from absl import flags, logging
+from typing import Any, NoReturn
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.interrupts import Stopped
+from alexnet_jax.signals import Stopped
 
 PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # what a drawing may be
 
@@ -21,27 +22,96 @@ def refuse(message: str, code: int = 1) -> NoReturn:
     sys.exit(code)
 
 
-def parse(argv: list[str], define: Callable[[], None], *, files: bool = False) -> list[str]:
-    """Defines and parses the flags of `absl.flags.FLAGS`; what is wrong with them is one line.
+class Parser(argparse.ArgumentParser):
+    """The flags of a command; what is wrong with them is one line and exit code 2."""
+
+    def __init__(self, name: str, description: str | None) -> None:
+        """Args:
+        name: of the command's module.
+        description: the module's docstring.
+        """
+        super().__init__(
+            prog=f"python -m alexnet_jax.{name}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program."""
+        refuse(f"{message}; see --help", 2)
+
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """Returns the flags and files; they may come in any order."""
+        found, unknown = self.parse_known_intermixed_args(argv)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            if not flag.startswith("-"):
+                self.error(f"unexpected argument {flag!r}")
+            known = [option for action in self._actions for option in action.option_strings]
+            self.error(f"unknown flag {flag}{nearest(flag, known)}")
+        quieten_libraries()
+        return found
+
+
+def parse_absl(
+    name: str, description: str | None, argv: Sequence[str], define: Callable[[], None]
+) -> None:
+    """Parses `absl.flags.FLAGS`; what is wrong is one line and exit code 2, help is exit code 0.
 
     Args:
-        argv: the program's name and its arguments.
-        define: defines the program's flags.
-        files: whether arguments that are no flags are allowed.
-
-    Returns:
-        The arguments that are no flags.
+        name: of the command's module.
+        description: the module's docstring.
+        argv: the arguments.
+        define: defines the flags.
     """
+    from absl import flags
+
     define()
+    if {"-h", "--help", "-help", "--helpfull"} & set(argv):
+        print(f"usage: python -m alexnet_jax.{name} [flags]\n\n{description}")
+        print(flags.FLAGS.module_help(sys.modules[define.__module__]))
+        sys.exit(0)
     try:
-        extra = flags.FLAGS(argv)[1:]
+        extra = flags.FLAGS([name, *argv])[1:]
     except flags.Error as error:
         refuse(str(error), code=2)
+    if extra:
+        refuse(f"unexpected argument {extra[0]!r}; see --help", code=2)
+    quieten_libraries()
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Returns ', did you mean ...?', or nothing if nothing is near."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def at_least(least: float, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
+    """Returns the `type` of a flag that is a number from `least` on."""
+
+    def number(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not value >= least:
+            words = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {words} from {least} on")
+        return value
+
+    return number
+
+
+def quieten_libraries() -> None:
+    """Keeps what libraries log for their own developers from the user."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from absl import flags, logging
+
+    if not flags.FLAGS.is_parsed():  # some ask for absl's flags, which only `main` has
+        flags.FLAGS.mark_as_parsed()
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.WARNING)  # absl would raise it to INFO, for all libraries
-    if extra and not files:
-        refuse(f"unexpected argument {extra[0]!r}; see --help", code=2)
-    return list(extra)
 
 
 def check_workdir(workdir: str | None) -> None:

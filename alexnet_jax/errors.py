@@ -1,4 +1,4 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""The exceptions that are meant for the person at the keyboard."""
 
 
 class UserError(Exception):
@@ -9,3 +9,9 @@ class UserError(Exception):
     """
 
     exit_code = 1
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be."""
+
+    exit_code = 2

@@ -1,21 +1,24 @@
 """The command line: `python -m alexnet_jax.main --workdir=DIR`.
 
-Trains the run of DIR, or goes on with it. `--config` names what to train; any field of it can be
-set with `--config.FIELD=VALUE`, and `--mode` does something else with the run.
+Trains the run of DIR, or resumes it. `--config` names what to train; any field of it can be set
+with `--config.FIELD=VALUE`, and `--mode` does something else with the run.
 """
 
-import os
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from absl import app, flags
+from absl import flags
 
 from alexnet_jax import cli
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-FLAGS = flags.FLAGS
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
-MODES = ("train", "evaluate", "describe")
+FLAGS = flags.FLAGS
+MODES = ("train", "evaluate", "describe", "config")
 
 
 def define_flags() -> None:
@@ -30,73 +33,99 @@ def define_flags() -> None:
         "imagenet; half; ...), NAME:PRESET for another reading of the paper (paper, source, "
         "reconciled), or a file PATH.py with a get_config. Set any field: --config.batch_size=64",
     )
-    flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+    flags.DEFINE_enum(
+        "mode",
+        "train",
+        MODES,
+        "train; evaluate: test a run again, in one view and in ten; describe: the network, layer "
+        "by layer; config: every field with its meaning.",
+    )
     flags.DEFINE_bool("best", False, "evaluate: the best checkpoint by validation, not the last.")
     flags.DEFINE_list("ensemble", None, "evaluate: more runs, W2,W3,..., tested alone and as one.")
+    flags.DEFINE_string("compare", None, "config: another configuration; only what differs.")
 
 
-def parse_flags(argv: list[str]) -> list[str]:
+def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses all but the fields of the configuration, which are returned."""
     fields = [re.fullmatch(r"--?config\.(.*)", argument, re.DOTALL) for argument in argv]
-    cli.parse([a for a, field in zip(argv, fields, strict=True) if not field], define_flags)
-    if not FLAGS.workdir and FLAGS.mode != "describe":
+    others = [a for a, field in zip(argv, fields, strict=True) if not field]
+    cli.parse_absl("main", __doc__, others, define_flags)
+    if not FLAGS.workdir and FLAGS.mode in ("train", "evaluate"):
         cli.refuse(
             "--workdir is missing: a directory for the run, such as --workdir=/tmp/alexnet", 2
         )
-    if FLAGS.ensemble is not None and FLAGS.mode != "evaluate":
-        cli.refuse(f"--ensemble with --mode={FLAGS.mode}: it is for --mode=evaluate", 2)
+    for flag, mode in (("ensemble", "evaluate"), ("compare", "config")):
+        if FLAGS[flag].value is not None and FLAGS.mode != mode:
+            cli.refuse(f"--{flag} with --mode={FLAGS.mode}: it is for --mode={mode}", 2)
     return [field[1] for field in fields if field]
 
 
-def main(fields: list[str]) -> None:
-    """Does what the flags say."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Does what the flags say; the exit code."""
+    fields = parse_flags(sys.argv[1:] if argv is None else argv)
     with cli.mendable(FLAGS.workdir):
         run(fields)
+    return 0
+
+
+def configuration(fields: list[str]) -> "ConfigDict":
+    """The configuration that the flags name, the run's own if there is one.
+
+    Raises:
+        ConfigError: there is none, or it is not that of the run.
+    """
+    from alexnet_jax import settings
+
+    saved = Path(FLAGS.workdir) / "config.json" if FLAGS.workdir else None
+    if saved is None or (FLAGS.mode != "evaluate" and (FLAGS.config or not saved.exists())):
+        default = "embedded" if FLAGS.mode == "train" else "imagenet"
+        return settings.override(settings.load(FLAGS.config or default), fields)
+    own = settings.read(saved)
+    config = settings.override(settings.load(FLAGS.config) if FLAGS.config else own, fields)
+    if FLAGS.config:
+        settings.check_same_run(own, config, saved.parent)
+    if FLAGS.mode == "evaluate" and config.model != own.model:
+        raise settings.ConfigError(
+            f"{saved.parent} holds checkpoints of its own network: leave out --config.model. to "
+            "test it"
+        )
+    return config
 
 
 def run(fields: list[str]) -> None:
-    """The three modes."""
-    from alexnet_jax import config as config_lib
-    from alexnet_jax.build import start_devices
+    """Does what the mode says."""
+    from alexnet_jax import settings
 
-    workdir = Path(FLAGS.workdir) if FLAGS.workdir else None
-    saved = workdir / "config.json" if workdir is not None else None
-    if saved is not None and (FLAGS.mode == "evaluate" or (not FLAGS.config and saved.exists())):
-        config = config_lib.read(saved)  # the run's own
-        if FLAGS.config:
-            asked = config_lib.override(config_lib.load(FLAGS.config), fields)
-            config_lib.check_same_run(config, asked, saved.parent)
-            config = asked
-    else:
-        default = "imagenet" if FLAGS.mode == "describe" else "embedded"
-        config = config_lib.load(FLAGS.config or default)
-    config = config_lib.override(config, fields)
-    if FLAGS.mode == "evaluate" and saved and config.model != config_lib.read(saved).model:
-        raise config_lib.ConfigError(
-            f"{workdir} holds checkpoints of its own network: leave out --config.model. to test it"
-        )
-    config_lib.check(config)
-    start_devices(config)
+    config = configuration(fields)
+    settings.check(config)
+    if FLAGS.mode == "config":
+        from alexnet_jax.settings import listing
 
-    if FLAGS.mode == "describe":
-        from alexnet_jax.describe import table
-
-        print(table(config_lib.network(config)))
+        other = FLAGS.compare and settings.load(FLAGS.compare)
+        print(listing.compared(config, other) if other else listing.listed(config))
         return
-    assert workdir is not None
+    from alexnet_jax.run.devices import start_devices
+
+    start_devices(config)
+    if FLAGS.mode == "describe":
+        from alexnet_jax.pictures.network_table import table
+
+        print(table(settings.network(config)))
+        return
+    workdir = Path(FLAGS.workdir)
     if FLAGS.mode == "train":
-        from alexnet_jax.train import train
+        from alexnet_jax.training import train
 
         train(config, workdir)
     elif FLAGS.ensemble is not None:
-        from alexnet_jax.ensemble import evaluate_ensemble
+        from alexnet_jax.evaluation.ensemble import evaluate_ensemble
 
         evaluate_ensemble(config, [workdir, *map(Path, FLAGS.ensemble)], best=FLAGS.best)
     else:
-        from alexnet_jax.evaluate import evaluate_run
+        from alexnet_jax.evaluation.evaluator import evaluate_run
 
         evaluate_run(config, workdir, best=FLAGS.best)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    sys.exit(main())

@@ -19,13 +19,13 @@ import jax
 import numpy as np
 import onnxruntime
 from absl import app, flags
+from alexnet_jax.trained import Trained, softmax
 
 import alexnet_jax
 from alexnet_jax import cli, export
 from alexnet_jax import config as config_lib
 from alexnet_jax.data.cache import ensure_cache
 from alexnet_jax.model import make_mesh
-from alexnet_jax.trained import Trained, softmax
 from experiments import contenders, machine, timing
 
 Row = dict[str, Any]

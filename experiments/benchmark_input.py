@@ -33,11 +33,11 @@ import cv2
 import grain
 import numpy as np
 from absl import app, flags
+from alexnet_jax.data.records import Record, Split
 from PIL import Image
 
 from alexnet_jax.data import augment, images, leaves, preparation, sources, stream, undecoded
 from alexnet_jax.data.cache import Cache
-from alexnet_jax.data.records import Record, Split
 from experiments import machine, timing
 from experiments.timing import Reading, Stopwatch, Variant
 

@@ -9,12 +9,12 @@ import sys
 
 import jax
 import numpy as np
+from alexnet_jax.step import initial_state, make_train_step
 from jax.sharding import NamedSharding
 
 from alexnet_jax import build, optim
 from alexnet_jax import config as config_lib
 from alexnet_jax.model import AlexNet, make_mesh, towers
-from alexnet_jax.step import initial_state, make_train_step
 
 
 def main(name: str, batch_size: str, *assignments: str) -> None:

@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
-
-from alexnet_jax.data.cache import Cache, ensure_cache
 from alexnet_jax.data.preparation import make_cache
 from alexnet_jax.data.records import Record, Source
+
+from alexnet_jax.data.cache import Cache, ensure_cache
 from experiments import machine
 
 FLAGS = flags.FLAGS

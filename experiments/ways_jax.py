@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from alexnet_jax.step import State, dropout_key, initial_state, make_train_step
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax import optim
 from alexnet_jax.model import AlexNet, Network, cpu, make_mesh, towers
-from alexnet_jax.step import State, dropout_key, initial_state, make_train_step
 from experiments import contenders, plain
 from experiments.contenders import Arrays, Contender, Failed, Task, Way
 
@@ -205,8 +205,9 @@ class Stream(Training):
     """Training on the images of a prepared cache, which come as in a run."""
 
     def __init__(self, task: Task) -> None:
-        from alexnet_jax.data.cache import open_cache  # the input pipeline is needed here only
         from alexnet_jax.train import input_stream
+
+        from alexnet_jax.data.cache import open_cache  # the input pipeline is needed here only
 
         cache = open_cache(task.cache)
         config = task.config.copy_and_resolve_references()

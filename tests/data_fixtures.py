@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from alexnet_jax.data.cache import Cache
+from alexnet_jax.data.cache.store import Cache
 
 
 def photo(seed: int, height: int = 40, width: int = 60) -> np.ndarray:

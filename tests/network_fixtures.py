@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as config_lib
+from alexnet_jax import settings
 from alexnet_jax.configs import base
 from alexnet_jax.model import AlexNet, Conv, Dense, Network
 
@@ -38,7 +38,7 @@ def small_config(*assignments: str, network: Network | None = None) -> ConfigDic
     """The base configuration with a small network; `assignments` as after `--config.`"""
     config = base.get_config()
     config.model = ConfigDict(dataclasses.asdict(network or small_network()))
-    return config_lib.override(config, assignments)
+    return settings.override(config, assignments)
 
 
 def random_params(network: Network, seed: int = 0) -> Tree:

@@ -14,8 +14,8 @@ import optax
 import pytest
 from conftest import FullSize, gradient_function
 
-from alexnet_jax import optim
 from alexnet_jax.model import AlexNet, Network, make_mesh
+from alexnet_jax.training import update_rule
 
 EXACT = 1e-8  # in float64
 
@@ -62,7 +62,7 @@ def test_twenty_training_steps_in_float64(reference: ModuleType) -> None:
     """The update rule with decay, a rate of the biases' own, and both rates dropping on the way."""
     steps = 20
     network = fixtures.small_network()
-    config = fixtures.small_config("optim.drops=(0.5,)", "optim.bias_drops=(0.75,)")
+    config = fixtures.small_config("update_rule.drops=(0.5,)", "update_rule.bias_drops=(0.75,)")
     rates = [(0.01 if s < 10 else 0.001, 0.02 if s < 15 else 0.002) for s in range(steps)]
     params = fixtures.random_params(network)
     batches = [
@@ -75,7 +75,7 @@ def test_twenty_training_steps_in_float64(reference: ModuleType) -> None:
     ]
     with jax.enable_x64(True):
         gradient = gradient_function(AlexNet(network, make_mesh(1, 1)))
-        optimizer = optim.update_rule(config.optim, steps)
+        optimizer = update_rule.update_rule(config.optim, steps)
 
         @jax.jit
         def step(params: Any, opt_state: Any, *batch: Any) -> Any:

@@ -9,30 +9,30 @@ import numpy as np
 import pytest
 from test_preparation import photos
 
-from alexnet_jax.data import cache as caches
-from alexnet_jax.data import preparation
+from alexnet_jax.data import dataset
+from alexnet_jax.data.cache import building, store
 from alexnet_jax.errors import UserError
 
 
 def test_ensure_cache_makes_once_and_then_needs_the_source_no_more(tmp_path):
     fixtures.write_folder(tmp_path / "pets", {"train": 2}, ("cat", "dog"))
-    first = caches.ensure_cache(f"folder:{tmp_path}/pets", 16, str(tmp_path))
+    first = dataset.ensure_cache(f"folder:{tmp_path}/pets", 16, str(tmp_path))
     (tmp_path / "pets").rename(tmp_path / "elsewhere")
-    again = caches.ensure_cache(f"folder:{tmp_path}/pets", 16, str(tmp_path))
+    again = dataset.ensure_cache(f"folder:{tmp_path}/pets", 16, str(tmp_path))
     assert first.fingerprint == again.fingerprint and first.path == again.path
-    moved = caches.ensure_cache(f"folder:{tmp_path}/elsewhere", 16, str(tmp_path))
+    moved = dataset.ensure_cache(f"folder:{tmp_path}/elsewhere", 16, str(tmp_path))
     assert moved.fingerprint == first.fingerprint and moved.path != first.path
-    other = caches.ensure_cache(f"folder:{tmp_path}/elsewhere", 20, str(tmp_path))
+    other = dataset.ensure_cache(f"folder:{tmp_path}/elsewhere", 20, str(tmp_path))
     assert other.fingerprint != first.fingerprint
 
 
 def test_names():
-    assert caches.cache_name("tfds:imagenet2012:5.1.0", 256) == "imagenet2012-5.1.0-256"
-    assert caches.cache_name("fashion_mnist", 32, 5000) == "fashion_mnist-32-holdout5000"
-    assert caches.cache_name("fashion_mnist", 32, 0.1) == "fashion_mnist-32-holdout0.1"
-    assert caches.cache_name("embedded", 128) == caches.cache_name("embedded/full", 128)
-    name = caches.cache_name("folder:/data/my pets/", 64)
-    assert name.startswith("my-pets-") and name != caches.cache_name("folder:/my pets", 64)
+    assert dataset.cache_name("tfds:imagenet2012:5.1.0", 256) == "imagenet2012-5.1.0-256"
+    assert dataset.cache_name("fashion_mnist", 32, 5000) == "fashion_mnist-32-holdout5000"
+    assert dataset.cache_name("fashion_mnist", 32, 0.1) == "fashion_mnist-32-holdout0.1"
+    assert dataset.cache_name("embedded", 128) == dataset.cache_name("embedded/full", 128)
+    name = dataset.cache_name("folder:/data/my pets/", 64)
+    assert name.startswith("my-pets-") and name != dataset.cache_name("folder:/my pets", 64)
 
 
 def test_a_large_dataset_is_left_to_its_own_command(tmp_path, monkeypatch):
@@ -40,95 +40,95 @@ def test_a_large_dataset_is_left_to_its_own_command(tmp_path, monkeypatch):
     monkeypatch.setattr(caches, "LARGE", 40 * 16 * 16 * 3 - 1)
     spec = f"folder:{tmp_path}/pets"
     with pytest.raises(UserError, match=r"40 images, 0\.0 MB, about a minute on \d+ core") as said:
-        caches.ensure_cache(spec, 16, str(tmp_path / "my data"), holdout=4)
+        dataset.ensure_cache(spec, 16, str(tmp_path / "my data"), holdout=4)
     command = re.search(r"python -m alexnet_jax\.prepare (.*)", str(said.value))[1]
     flags = dict(flag.removeprefix("--").split("=") for flag in shlex.split(command))
     assert flags["source"] == spec and flags["size"] == "16" and flags["holdout"] == "4"
     assert not (tmp_path / "my data").exists()
     # What the command makes is found.
-    source = preparation.sources.open_source(spec)
-    made = preparation.make_cache(source, 16, flags["out"], holdout=4)
-    found = caches.ensure_cache(spec, 16, str(tmp_path / "my data"), holdout=4)
+    source = building.sources.open_source(spec)
+    made = building.make_cache(source, 16, flags["out"], holdout=4)
+    found = dataset.ensure_cache(spec, 16, str(tmp_path / "my data"), holdout=4)
     assert found.fingerprint == made.fingerprint
 
 
 def test_a_cache_elsewhere(tmp_path):
-    preparation.make_cache(photos(9), 16, str(tmp_path / "c"))
-    cache = caches.ensure_cache("tfds:not_there", 16, "/not/there", path=str(tmp_path / "c"))
+    building.make_cache(photos(9), 16, str(tmp_path / "c"))
+    cache = dataset.ensure_cache("tfds:not_there", 16, "/not/there", path=str(tmp_path / "c"))
     assert cache.name == "photos"
     with pytest.raises(UserError, match=r"16 pixels: set --config\.data\.size=16"):
-        caches.ensure_cache("tfds:not_there", 256, path=str(tmp_path / "c"))
+        dataset.ensure_cache("tfds:not_there", 256, path=str(tmp_path / "c"))
     with pytest.raises(UserError, match=r"is no cache"):
-        caches.ensure_cache("tfds:not_there", 256, path=str(tmp_path / "d"))
+        dataset.ensure_cache("tfds:not_there", 256, path=str(tmp_path / "d"))
     with pytest.raises(UserError, match=r"holdout=3: .* when it was prepared"):
-        caches.ensure_cache("tfds:not_there", 16, holdout=3, path=str(tmp_path / "c"))
+        dataset.ensure_cache("tfds:not_there", 16, holdout=3, path=str(tmp_path / "c"))
 
 
 def test_a_bad_image_is_named(tmp_path):
     fixtures.write_folder(tmp_path / "pets", {"train": 40}, ("cat", "dog"))
     (tmp_path / "pets" / "train" / "dog" / "17.png").write_bytes(b"\x89PNG but no more")
     with pytest.raises(UserError, match=r"train/dog/17\.png .*mend it"):
-        caches.ensure_cache(f"folder:{tmp_path}/pets", 16, str(tmp_path))
+        dataset.ensure_cache(f"folder:{tmp_path}/pets", 16, str(tmp_path))
 
 
 def test_directories_that_cannot_be_used(tmp_path):
     fixtures.write_folder(tmp_path / "pets", {"train": 1}, ("cat", "dog"))
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"cannot write .*config\.data\.dir"):
-        caches.ensure_cache(f"folder:{tmp_path}/pets", 16, str(tmp_path / "file"))
+        dataset.ensure_cache(f"folder:{tmp_path}/pets", 16, str(tmp_path / "file"))
     with pytest.raises(UserError, match="give a local directory"):
-        caches.ensure_cache(f"folder:{tmp_path}/pets", 16, "gs://bucket/data")
+        dataset.ensure_cache(f"folder:{tmp_path}/pets", 16, "gs://bucket/data")
 
 
 def test_damaged_caches_are_noticed(tmp_path):
     path = tmp_path / "c"
-    preparation.make_cache(photos(9), 16, str(path))
+    building.make_cache(photos(9), 16, str(path))
     images = (path / "train.images.npy").read_bytes()
     (path / "train.images.npy").write_bytes(images[:-100])
     with pytest.raises(UserError, match=r"damaged.*delete it"):
-        caches.open_cache(str(path))
+        store.open_cache(str(path))
     (path / "train.images.npy").write_bytes(images)
     meta = json.loads((path / "meta.json").read_text())
     counts = {"counts": {"train": 8, "test": 5}}
     (path / "meta.json").write_text(json.dumps(meta | counts))
     with pytest.raises(UserError, match="expected 8 images"):
-        caches.open_cache(str(path))
+        store.open_cache(str(path))
     (path / "meta.json").write_text(json.dumps(meta | {"format": 0}))
     with pytest.raises(UserError, match="format 0, expected"):
-        caches.open_cache(str(path))
-    (path / "meta.json").write_text(json.dumps({"format": caches.FORMAT}))
+        store.open_cache(str(path))
+    (path / "meta.json").write_text(json.dumps({"format": store.FORMAT}))
     with pytest.raises(UserError, match="damaged"):
-        caches.open_cache(str(path))
+        store.open_cache(str(path))
     (path / "meta.json").unlink()
     with pytest.raises(UserError, match=r"no cache \(.*meta\.json is missing"):
-        caches.open_cache(str(path))
+        store.open_cache(str(path))
 
 
 def test_verification_names_what_is_damaged(tmp_path):
-    cache = preparation.make_cache(photos(9), 16, str(tmp_path / "c"))
-    caches.verify(cache)
+    cache = building.make_cache(photos(9), 16, str(tmp_path / "c"))
+    store.verify(cache)
     with (tmp_path / "c" / "train.images.npy").open("r+b") as file:
-        file.seek(preparation.HEADER + 7 * 16 * 16 * 3 + 5)
+        file.seek(building.HEADER + 7 * 16 * 16 * 3 + 5)
         file.write(b"\x00" if cache.images["train"][7].flat[5] else b"\x01")
-    damaged = caches.open_cache(str(tmp_path / "c"))  # its size is right
+    damaged = store.open_cache(str(tmp_path / "c"))  # its size is right
     with pytest.raises(UserError, match=r"1 of 14 images .*\(train: photo 7\)"):
-        caches.verify(damaged)
+        store.verify(damaged)
     np.save(tmp_path / "c" / "test.labels.npy", np.array([0, 1, 2, 0, 2], np.int32))
     with pytest.raises(UserError, match=r"2 of 14 images .*test: photo 4"):
-        caches.verify(caches.open_cache(str(tmp_path / "c")))
+        store.verify(store.open_cache(str(tmp_path / "c")))
     rows = (tmp_path / "c" / "train.csv").read_text()
     (tmp_path / "c" / "train.csv").write_text(rows.replace("photo 3", "photo 4"))
     with pytest.raises(UserError, match=r"train\.csv is not as it was written"):
-        caches.verify(caches.open_cache(str(tmp_path / "c")))
+        store.verify(store.open_cache(str(tmp_path / "c")))
     (tmp_path / "c" / "train.csv").unlink()
     with pytest.raises(UserError, match=r"train\.csv is missing"):
-        caches.verify(caches.open_cache(str(tmp_path / "c")))
+        store.verify(store.open_cache(str(tmp_path / "c")))
 
 
 @pytest.mark.parametrize("damage", ["mean", "names", "labels"])
 def test_what_is_read_at_once_is_verified_at_once(tmp_path, damage):
     path = tmp_path / "c"
-    cache = preparation.make_cache(photos(9), 16, str(path))
+    cache = building.make_cache(photos(9), 16, str(path))
     if damage == "mean":
         np.save(path / "mean_image.npy", cache.mean_image + 1)
     elif damage == "names":
@@ -137,4 +137,4 @@ def test_what_is_read_at_once_is_verified_at_once(tmp_path, damage):
     else:
         np.save(path / "train.labels.npy", np.full(9, 3, np.int32))
     with pytest.raises(UserError, match=r"is damaged .*(not as it was written|labels of classes)"):
-        caches.open_cache(str(path))
+        store.open_cache(str(path))

@@ -13,9 +13,10 @@ import run_fixtures as fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_jax.checkpoint import Checkpoints, fingerprint
 from alexnet_jax.errors import UserError
-from alexnet_jax.model import make_mesh, towers
+from alexnet_jax.model import make_mesh
+from alexnet_jax.model.mesh import shardings
+from alexnet_jax.run.checkpoint import Checkpoints, fingerprint
 
 MESHES = [(1, 1), (1, 2), (2, 1), (2, 2), (4, 2)]
 Tree = Any
@@ -38,7 +39,7 @@ def trees(step: int) -> dict[str, Tree]:
 
 def on(tree: Tree, shape: tuple[int, int]) -> Tree:
     """The tree as global arrays on a mesh."""
-    return jax.device_put(tree, towers.shardings(tree, make_mesh(*shape)))
+    return jax.device_put(tree, shardings(tree, make_mesh(*shape)))
 
 
 def abstract(tree: Tree) -> Tree:

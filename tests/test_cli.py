@@ -12,12 +12,12 @@ import jax
 import pytest
 from run_fixtures import Tiny
 
-from alexnet_jax import config as config_lib
 from alexnet_jax import main as cli
-from alexnet_jax.build import build
+from alexnet_jax import settings
 from alexnet_jax.configs import base
 from alexnet_jax.errors import UserError
-from alexnet_jax.train import train
+from alexnet_jax.run.parts import build
+from alexnet_jax.training.loop import train
 
 
 @pytest.fixture
@@ -192,10 +192,8 @@ def test_a_dataset_of_one_class_or_none(flags, capsys, tiny, tmp_path, classes) 
 def test_more_devices_than_there_are(tiny: Tiny) -> None:
     """Eight here, where jax runs already; else the program makes as many as it is asked for."""
     jax.devices()
-    config = config_lib.override(config_lib.load(str(tiny.config)), ["mesh.data=8", "mesh.tower=2"])
-    with pytest.raises(
-        config_lib.ConfigError, match=r"mesh.data=8 .* needs 16 devices, there are 8"
-    ):
+    config = settings.override(settings.load(str(tiny.config)), ["mesh.data=8", "mesh.tower=2"])
+    with pytest.raises(settings.ConfigError, match=r"mesh.data=8 .* needs 16 devices, there are 8"):
         build(config)
 
 
@@ -210,11 +208,11 @@ def test_more_devices_than_there_are(tiny: Tiny) -> None:
     ],
 )
 def test_the_workdir_of_another_run_is_left_alone(tiny, tmp_path: Path, change: str) -> None:
-    config = config_lib.load(str(tiny.config))
-    config_lib.save(config, tmp_path / "config.json")
+    config = settings.load(str(tiny.config))
+    settings.save(config, tmp_path / "config.json")
     before = (tmp_path / "config.json").read_bytes()
-    other = config_lib.override(config, [change])
-    with pytest.raises(config_lib.ConfigError) as info:
+    other = settings.override(config, [change])
+    with pytest.raises(settings.ConfigError) as info:
         train(other, tmp_path)
     assert change.split("=")[0] in str(info.value)
     assert "or another --workdir" in str(info.value)
@@ -231,7 +229,7 @@ def test_evaluate_where_there_is_no_run(flags, capsys, tmp_path: Path) -> None:
 
 def test_evaluate_takes_no_other_network(flags, capsys, tiny: Tiny, tmp_path: Path) -> None:
     """Whose checkpoints would otherwise be called damaged."""
-    config_lib.save(config_lib.load(str(tiny.config)), tmp_path / "config.json")
+    settings.save(settings.load(str(tiny.config)), tmp_path / "config.json")
     other = "--config.model.fc6.width=32"
     code, line = refusal(capsys, f"--workdir={tmp_path}", "--mode=evaluate", other)
     assert code == 2
@@ -302,19 +300,19 @@ def test_damaged_checkpoints(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_every_configuration_and_preset_is_sound_and_survives_its_file(tmp_path: Path) -> None:
-    for name in config_lib.names():
+    for name in settings.names():
         for preset in ("paper", "source", "reconciled"):
             if name == "fashion_mnist" and preset == "paper":
                 continue  # the plateau rule looks at a validation split, which this one lacks
-            config = config_lib.load(f"{name}:{preset}")
-            config_lib.check(config)
-            config_lib.save(config, tmp_path / "config.json")
-            assert config_lib.read(tmp_path / "config.json").to_dict() == config.to_dict()
+            config = settings.load(f"{name}:{preset}")
+            settings.check(config)
+            settings.save(config, tmp_path / "config.json")
+            assert settings.read(tmp_path / "config.json").to_dict() == config.to_dict()
     assert os.listdir(tmp_path) == ["config.json"]
 
 
 def test_overrides_keep_the_type_of_a_field() -> None:
-    config = config_lib.override(
+    config = settings.override(
         base.get_config(),
         [
             "epochs=3", "optim.drops=[0.5, 0.75]", "model.conv1.padding=(1, 2)", "data.flip=FALSE",
@@ -333,11 +331,11 @@ def test_overrides_keep_the_type_of_a_field() -> None:
 
 def test_a_dir_of_none_survives_the_file(tmp_path: Path) -> None:
     config = base.get_config()
-    config_lib.save(config, tmp_path / "config.json")
+    settings.save(config, tmp_path / "config.json")
     assert json.loads((tmp_path / "config.json").read_text())["data"]["dir"] is None
-    again = config_lib.read(tmp_path / "config.json")
-    assert config_lib.override(again, ["data.dir=/data"]).data.dir == "/data"
+    again = settings.read(tmp_path / "config.json")
+    assert settings.override(again, ["data.dir=/data"]).data.dir == "/data"
 
 
 def test_a_refused_configuration_is_a_user_error() -> None:
-    assert issubclass(config_lib.ConfigError, UserError)
+    assert issubclass(settings.ConfigError, UserError)

@@ -23,9 +23,10 @@ import pytest
 from conftest import gradient_function
 
 import alexnet_jax
-from alexnet_jax import config as config_lib
+from alexnet_jax import settings
 from alexnet_jax.convert import convert
-from alexnet_jax.model import AlexNet, Conv, cpu, make_mesh, towers
+from alexnet_jax.model import AlexNet, Conv, make_mesh
+from alexnet_jax.model.mesh import IMAGES, shardings
 
 
 def answers(workdir: Path, pictures: np.ndarray) -> np.ndarray:
@@ -100,7 +101,7 @@ def test_the_fields_of_a_graph(tmp_path: Path) -> None:
     """What the nodes say stands in the configuration, in the numbers that people write."""
     path = other.bvlc_like().save(tmp_path / "small.onnx")
     convert(path, tmp_path / "w")
-    network = config_lib.network(config_lib.read(tmp_path / "w/config.json"))
+    network = settings.network(settings.read(tmp_path / "w/config.json"))
     assert (network.towers, network.classes, network.input_size) == (2, 10, 48)
     assert [conv.communicates for conv in network.convolutions().values()] == [0, 0, 1, 0, 0]
     assert (network.lrn_alpha, network.lrn_k, network.lrn_across_towers) == (0.1, 1.0, True)
@@ -251,10 +252,8 @@ def test_lrn_across_towers_and_dropout_of_maps(
     expected = expected_of(reference, params, images, labels, masks)
     with jax.enable_x64(True):
         model = AlexNet(network, make_mesh(*mesh))
-        placed = jax.device_put(params, towers.shardings(params, model.mesh))
-        batch = jax.device_put(
-            (images, labels, masks), jax.NamedSharding(model.mesh, towers.IMAGES)
-        )
+        placed = jax.device_put(params, shardings(params, model.mesh))
+        batch = jax.device_put((images, labels, masks), jax.NamedSharding(model.mesh, IMAGES))
         (loss, logits), gradients = jax.jit(gradient_function(model))(placed, *batch)
         at_test = jax.jit(model.apply)({"params": placed}, batch[0])
     found = {"loss": loss, "logits": logits, "gradients": gradients, "at test": at_test}

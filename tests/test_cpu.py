@@ -8,7 +8,9 @@ import network_fixtures as fixtures
 import numpy as np
 import pytest
 
-from alexnet_jax.model import AlexNet, Conv, cpu, layers, make_mesh, towers, winograd
+from alexnet_jax.model import AlexNet, Conv, make_mesh, operators
+from alexnet_jax.model.cpu import forms, winograd
+from alexnet_jax.model.mesh import shardings
 
 Tree = Any
 
@@ -20,10 +22,10 @@ def for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def both_ways(
-    operators: layers.Operators,
+    operators: operators.Operators,
     arrays: tuple[jax.Array, ...],
     slopes: jax.Array,
-    form: layers.Form,
+    form: operators.Form,
     few: int,
 ) -> tuple[jax.Array, ...]:
     """A layer's values and the gradients by its input, kernels and biases."""
@@ -74,16 +76,16 @@ def test_a_layer(geometry: tuple[Any, ...]) -> None:
     kernel = rng.normal(size=(taps, taps, channels // groups, kernels))
     bias = rng.normal(size=kernels)
     activation = ("relu", "tanh", "sigmoid", "linear")[(height + taps) % 4]
-    form = layers.Form(taps, stride, padding, groups, activation)
+    form = operators.Form(taps, stride, padding, groups, activation)
     with jax.enable_x64(True):
         arrays = tuple(jnp.asarray(a) for a in (x, kernel, bias))
-        slopes = jnp.asarray(rng.normal(size=layers.respond(*arrays, form).shape))
-        expected = both_ways(layers.OPERATORS, arrays, slopes, form, images)
-        found = both_ways(cpu.OPERATORS, arrays, slopes, form, few)
+        slopes = jnp.asarray(rng.normal(size=operators.respond(*arrays, form).shape))
+        expected = both_ways(operators.OPERATORS, arrays, slopes, form, images)
+        found = both_ways(forms.OPERATORS, arrays, slopes, form, few)
         assert max(map(fixtures.difference, found, expected)) < 1e-12
         if activation in ("linear", "sigmoid"):  # a ReLU may change its mind in the last digit
             narrow = tuple(a.astype(jnp.float32) for a in arrays)
-            found = both_ways(cpu.OPERATORS, narrow, slopes.astype(jnp.float32), form, few)
+            found = both_ways(forms.OPERATORS, narrow, slopes.astype(jnp.float32), form, few)
             assert all(a.dtype == jnp.float32 for a in found)
             assert max(map(fixtures.difference, found, expected)) < 3e-5
 
@@ -107,9 +109,9 @@ def test_lrn_apart(constants: dict[str, float]) -> None:
     with jax.enable_x64(True):
         x = jnp.asarray(np.random.default_rng(0).normal(0, 150, (2, 3, 3, 12)))
         both = []
-        for apart in (layers.together, winograd.apart):
+        for apart in (operators.together, winograd.apart):
             values, pullback = jax.vjp(
-                lambda x, apart=apart: layers.local_response_norm(x, **fixed, apart=apart), x
+                lambda x, apart=apart: operators.local_response_norm(x, **fixed, apart=apart), x
             )
             found = values, *pullback(x)
             both.append(found)
@@ -122,7 +124,7 @@ def test_lrn_apart(constants: dict[str, float]) -> None:
 ])  # fmt: skip
 def test_portions(images: int, largest: int, few: int) -> None:
     """As many as fit, in equal portions; where none come out even, the last is filled up."""
-    assert cpu.portion(images, largest) == few
+    assert forms.portion(images, largest) == few
 
 
 CONV6 = Conv(16, 3, 1, (1, 1), communicates=True, std=0.1, bias=1.0)
@@ -162,7 +164,7 @@ def test_a_whole_network(
 
         expected = both(AlexNet(network), params, True)
         there = make_mesh(*mesh)
-        placed = jax.device_put(params, towers.shardings(params, there))
+        placed = jax.device_put(params, shardings(params, there))
         found = both(AlexNet(network, there), placed, False)
     errors = jax.tree.map(lambda a, b: fixtures.difference(np.asarray(a), b), found, expected)
     assert max(jax.tree.leaves(errors)) < 1e-11
@@ -170,8 +172,8 @@ def test_a_whole_network(
 
 def test_xla_knows_the_option() -> None:
     """What is asked of the compiler is understood, and what it does not know is left out."""
-    assert cpu.compiler_options(make_mesh(1, 1)).keys() == {cpu.LIBRARIES}
-    assert not cpu._known("xla_cpu_no_such_option")
+    assert forms.compiler_options(make_mesh(1, 1)).keys() == {forms.LIBRARIES}
+    assert not forms._known("xla_cpu_no_such_option")
 
 
 def test_bfloat16() -> None:

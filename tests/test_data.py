@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from alexnet_jax.data import idx, sources
+from alexnet_jax.data import sources
+from alexnet_jax.data.sources import idx
 from alexnet_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]

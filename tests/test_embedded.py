@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from alexnet_jax.data import embedded, leaves
+from alexnet_jax.data.sources import dead_leaves, embedded
 
 CUT = 128
 
@@ -29,16 +29,16 @@ def _cut(picture: np.ndarray) -> np.ndarray:
 
 
 def _load(split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    pictures, labels = zip(*leaves.stream(split, count), strict=True)
+    pictures, labels = zip(*dead_leaves.stream(split, count), strict=True)
     return np.stack([_cut(_decode(data)) for data in pictures]), np.array(labels)
 
 
 def test_an_image_depends_on_its_split_and_number_alone():
-    alone = leaves.encode("train", 70)
-    assert alone == leaves.encode("train", 70)
-    assert len({alone, leaves.encode("test", 70), leaves.encode("train", 90)}) == 3
+    alone = dead_leaves.encode("train", 70)
+    assert alone == dead_leaves.encode("train", 70)
+    assert len({alone, dead_leaves.encode("test", 70), dead_leaves.encode("train", 90)}) == 3
     # More images than the 64 below which `stream` starts no process.
-    here, two, three = (list(leaves.stream("train", 80, workers)) for workers in (0, 2, 3))
+    here, two, three = (list(dead_leaves.stream("train", 80, workers)) for workers in (0, 2, 3))
     assert here == two == three
     assert here[70] == (alone, 10)
 
@@ -49,7 +49,7 @@ def test_threads_of_opencv_change_nothing():
         digests = set()
         for threads in (1, 4):
             cv2.setNumThreads(threads)
-            data = b"".join(leaves.encode("validation", index) for index in range(20))
+            data = b"".join(dead_leaves.encode("validation", index) for index in range(20))
             digests.add(hashlib.sha256(data).hexdigest())
     finally:
         cv2.setNumThreads(before)
@@ -57,14 +57,14 @@ def test_threads_of_opencv_change_nothing():
 
 
 def test_sizes_vary_and_labels_take_turns():
-    drawn = [leaves.draw("train", index) for index in range(60)]
+    drawn = [dead_leaves.draw("train", index) for index in range(60)]
     shapes = {picture.shape[:2] for picture, _ in drawn}
     assert all(picture.dtype == np.uint8 and picture.shape[2] == 3 for picture, _ in drawn)
     assert len(shapes) > 30
     assert all(128 <= min(shape) <= 192 and max(shape) <= 1.41 * min(shape) for shape in shapes)
     assert any(h > w for h, w in shapes) and any(w > h for h, w in shapes)
     assert [label for _, label in drawn] == 3 * list(range(20))
-    assert len(set(leaves.CLASSES)) == 20
+    assert len(set(dead_leaves.CLASSES)) == 20
 
 
 def test_drawing_imports_neither_jax_nor_tfds():
@@ -81,32 +81,32 @@ def test_a_worker_that_dies_is_reported(monkeypatch, tmp_path):
     broken.write_text("raise SystemExit('out of paint')")
     monkeypatch.setattr(leaves, "__file__", str(broken))
     with pytest.raises(RuntimeError, match="exit code 1: out of paint"):
-        list(leaves.stream("train", 80, workers=2))
+        list(dead_leaves.stream("train", 80, workers=2))
 
 
 def test_an_unknown_split_is_refused():
     with pytest.raises(KeyError, match="dev"):
-        next(leaves.stream("dev", 1))
+        next(dead_leaves.stream("dev", 1))
 
 
 def test_stopping_half_way_leaves_no_process():
-    stream = leaves.stream("train", 10_000, workers=2)
+    stream = dead_leaves.stream("train", 10_000, workers=2)
     next(stream)
     stream.close()  # Would hang here if it waited for the workers to finish.
-    assert next(leaves.stream("train", 1)) == (leaves.encode("train", 0), 0)
+    assert next(dead_leaves.stream("train", 1)) == (dead_leaves.encode("train", 0), 0)
 
 
 def test_prepares_and_reads_without_tensorflow(tmp_path):
     counts = {"train": 70, "validation": 20, "test": 40}
     builder = embedded.prepare(tmp_path, embedded.EmbeddedConfig(name="toy", **counts))
     assert {split: info.num_examples for split, info in builder.info.splits.items()} == counts
-    assert tuple(builder.info.features["label"].names) == leaves.CLASSES
+    assert tuple(builder.info.features["label"].names) == dead_leaves.CLASSES
 
     # Read by name, as any TFDS dataset, in the order TFDS shuffled it into.
     raw = {"image": tfds.decode.SkipDecoding()}
     source = tfds.data_source("embedded_images/toy", split="train", data_dir=tmp_path, decoders=raw)
     read = sorted((record["image"], int(record["label"])) for record in source)
-    assert read == sorted(leaves.stream("train", 70, workers=0))
+    assert read == sorted(dead_leaves.stream("train", 70, workers=0))
     assert "tensorflow" not in sys.modules
 
     embedded.prepare(tmp_path, embedded.EmbeddedConfig(name="toy", **counts))  # Once is enough.

@@ -14,16 +14,23 @@ import numpy as np
 import pytest
 import run_fixtures
 
-from alexnet_jax import config as config_lib
-from alexnet_jax import ensemble, trained
-from alexnet_jax.build import build
-from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.ensemble import Ensemble, Half, Member, evaluate_ensemble, mixture_weights
+from alexnet_jax import settings
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluate import evaluate_run
+from alexnet_jax.evaluation import ensemble, trained_network
+from alexnet_jax.evaluation.ensemble import (
+    Ensemble,
+    Half,
+    Member,
+    evaluate_ensemble,
+    mixture_weights,
+)
+from alexnet_jax.evaluation.evaluator import evaluate_run
+from alexnet_jax.evaluation.scores import Score, interval, table
+from alexnet_jax.evaluation.viewer import Viewer
 from alexnet_jax.model import AlexNet, Conv, Dense, Network, make_mesh
-from alexnet_jax.scores import Score, interval, table
-from alexnet_jax.trained import Viewer, write_input
+from alexnet_jax.run.checkpoint import Checkpoints
+from alexnet_jax.run.inputs import write_input
+from alexnet_jax.run.parts import build
 
 SIZE, CLASSES, COUNT = 30, 7, 13
 Logits = list[list[np.ndarray]]  # of each network, of each view: (N, classes)
@@ -259,14 +266,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def save_run(root: Path, workdir: Path, seeds: tuple[int, ...], *changes: str) -> Path:
     """What a run leaves that `evaluate` reads; a checkpoint for each seed. Mean image 110."""
-    config = config_lib.load(str(root / "tiny.py"))
+    config = settings.load(str(root / "tiny.py"))
     small = ["conv2.width=0", "conv3.width=0", "conv4.width=0", "conv5.width=0", "fc7.width=0"]
     small += ["conv1.std=0.02", "fc6.std=0.1"]  # so that no probability is zero in float32
     changes = ("mesh.data=1", "mesh.tower=1", *(f"model.{field}" for field in small), *changes)
-    config = config_lib.override(config, changes)
+    config = settings.override(config, changes)
     workdir.mkdir()
-    config_lib.save(config, workdir / "config.json")
-    network = config_lib.network(config)
+    settings.save(config, workdir / "config.json")
+    network = settings.network(config)
     with Checkpoints(workdir / "checkpoints", keep=len(seeds)) as checkpoints:
         for step, seed in enumerate(seeds, 1):
             params = jax.tree.map(np.float32, fixtures.random_params(network, seed))
@@ -293,11 +300,11 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def witness(workdir: Path, params: Any) -> list[Score]:
     """In one view and in ten of the test images, with the run's own mean image."""
-    config = config_lib.read(workdir / "config.json")
+    config = settings.read(workdir / "config.json")
     cache = build(config).cache
     images, truth = np.asarray(cache.images["test"]), np.asarray(cache.labels["test"])
     assert len(images) == 24 and np.abs(cache.mean_image - 110).max() > 1
-    logits = numpy_logits(config_lib.network(config), params, np.full((24, 24, 3), 110.0), images)
+    logits = numpy_logits(settings.network(config), params, np.full((24, 24, 3), 110.0), images)
     probabilities = softmax(np.stack(logits))
     return [numpy_score(probabilities[:n].mean(axis=0), truth, n) for n in (1, 10)]
 
@@ -315,7 +322,7 @@ def params_of(workdir: Path, step: int) -> Any:
 def test_runs_of_different_networks(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     """Each alone is what NumPy says, and so are the mean parameters of the first's checkpoints; the
     file holds what was found. The third is of one tower, so that all lie on a mesh for that."""
-    config = config_lib.override(config_lib.read(runs[0] / "config.json"), ["mesh.tower=2"])
+    config = settings.override(settings.read(runs[0] / "config.json"), ["mesh.tower=2"])
     result = evaluate_ensemble(config, runs)
     steps = (3, 1, 1)
     for i, (workdir, step) in enumerate(zip(runs, steps, strict=True), 1):
@@ -350,7 +357,7 @@ def test_runs_of_different_networks(runs: list[Path], capsys: pytest.CaptureFixt
 
 def test_mean_parameters_of_runs(runs: list[Path]) -> None:
     """Of two that are the same network, on two devices; with --best, which is the first here."""
-    config = config_lib.override(config_lib.read(runs[1] / "config.json"), ["mesh.tower=2"])
+    config = settings.override(settings.read(runs[1] / "config.json"), ["mesh.tower=2"])
     result = evaluate_ensemble(config, runs[1::-1], best=True)
     mean = jax.tree.map(lambda a, b: (a + b) / 2, params_of(runs[0], 1), params_of(runs[1], 1))
     scores = result.scores["networks 1 to 2, mean parameters"]
@@ -366,7 +373,7 @@ def test_a_damaged_checkpoint_is_left_out_of_the_mean(
     workdir = save_run(root, tmp_path / "run", (1, 2, 3))
     for file in (workdir / "checkpoints/2/model/d").iterdir():
         file.write_bytes(file.read_bytes()[:-200])
-    kept = ensemble.kept_variables(trained.load(workdir, mesh=make_mesh(1, 1)))
+    kept = ensemble.kept_variables(trained_network.load(workdir, mesh=make_mesh(1, 1)))
     expected = [params_of(workdir, step) for step in (1, 3)]
     assert len(kept) == 2
     for variables, params in zip(kept, expected, strict=True):
@@ -378,7 +385,7 @@ def test_a_run_is_tested_with_its_own_mean_image(
     runs: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not with the dataset's; and every error has its interval."""
-    scores = evaluate_run(config_lib.read(runs[1] / "config.json"), runs[1])
+    scores = evaluate_run(settings.read(runs[1] / "config.json"), runs[1])
     for score, expected in zip(scores, witness(runs[1], params_of(runs[1], 1)), strict=True):
         same(score, expected)
     lines = capsys.readouterr().out.splitlines()
@@ -394,7 +401,7 @@ def test_other_classes_are_refused(runs: list[Path], tmp_path: Path, together: b
     workdir = tmp_path / "run"
     shutil.copytree(runs[1], workdir)
     (workdir / "input/classes.txt").write_text("a\nc\nb\nd\n")
-    config = config_lib.read(workdir / "config.json")
+    config = settings.read(workdir / "config.json")
     with pytest.raises(UserError, match=r"the classes of .*run are not those of .*label 1 is 'c'"):
         if together:
             evaluate_ensemble(config, [runs[0], workdir])
@@ -413,15 +420,15 @@ def test_runs_that_do_not_combine(
     runs: list[Path], tmp_path: Path, change: str, words: str
 ) -> None:
     """The message has both values."""
-    config = config_lib.read(runs[0] / "config.json")
-    config_lib.save(config_lib.override(config, [change]), tmp_path / "config.json")
+    config = settings.read(runs[0] / "config.json")
+    settings.save(settings.override(config, [change]), tmp_path / "config.json")
     with pytest.raises(UserError, match=words):
         evaluate_ensemble(config, [runs[0], tmp_path])
 
 
 def test_a_run_that_is_named_twice_or_not_there(runs: list[Path], tmp_path: Path) -> None:
     """Twice the same network is a mistake of the command line."""
-    config = config_lib.read(runs[0] / "config.json")
+    config = settings.read(runs[0] / "config.json")
     with pytest.raises(UserError, match="is named twice"):
         evaluate_ensemble(config, [runs[0], runs[1], runs[0] / "../one"])
     with pytest.raises(UserError, match="holds no run"):
@@ -430,7 +437,7 @@ def test_a_run_that_is_named_twice_or_not_there(runs: list[Path], tmp_path: Path
 
 def test_one_image_is_not_two_halves(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """No half to report on."""
-    config = config_lib.read(runs[0] / "config.json")
+    config = settings.read(runs[0] / "config.json")
     parts = build(config)
     one = {**parts.cache.images, "test": parts.cache.images["test"][:1]}
     parts = parts._replace(cache=dataclasses.replace(parts.cache, images=one))

@@ -1,4 +1,4 @@
-"""Exported networks: other programs compute what `Trained` does, from files that need no package.
+"""Exported networks: other programs compute what `TrainedNetwork` does, from files that need no package.
 
 The witnesses are onnxruntime, onnx's own evaluator, and a process in which there is no alexnet_jax.
 """
@@ -24,11 +24,11 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import alexnet_jax
-from alexnet_jax import config as config_lib
-from alexnet_jax import export, scores
+from alexnet_jax import export, settings
 from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation import scores
+from alexnet_jax.evaluation.trained_network import TrainedNetwork, softmax
 from alexnet_jax.model import Conv, Dense, Network, make_mesh
-from alexnet_jax.trained import Trained, softmax
 from experiments import benchmark_export
 
 SIZE, CROP = trained_fixtures.SIZE, 96
@@ -47,12 +47,12 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def network(workdir: Path) -> Trained:
+def network(workdir: Path) -> TrainedNetwork:
     """The same, loaded on one device."""
     return alexnet_jax.load(workdir, mesh=make_mesh(1, 1))
 
 
-def with_random_weights(network: Network, size: int = SIZE) -> Trained:
+def with_random_weights(network: Network, size: int = SIZE) -> TrainedNetwork:
     """A network that was never saved."""
     params = jax.tree.map(np.float32, fixtures.random_params(network))
     rng = np.random.default_rng(1)
@@ -67,7 +67,7 @@ def with_random_weights(network: Network, size: int = SIZE) -> Trained:
     variables = {"params": params, "batch_stats": averages}
     names = [f"class {i}" for i in range(network.classes)]
     mean_image = np.float32(trained_fixtures.mean_image(size))
-    return Trained("random", config, make_mesh(1, 1), variables, mean_image, names, 0)
+    return TrainedNetwork("random", config, make_mesh(1, 1), variables, mean_image, names, 0)
 
 
 def by_onnxruntime(model: onnx.ModelProto, pixels: np.ndarray) -> dict[str, np.ndarray]:
@@ -108,7 +108,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_onnx_is_the_network(name: str) -> None:
-    """onnxruntime's logits are those of `Trained`, for every form of a layer and any batch; nearly
+    """onnxruntime's logits are those of `TrainedNetwork`, for every form of a layer and any batch; nearly
     so in half precision."""
     trained = with_random_weights(fixtures.small_network(**VARIANTS[name]))
     model = export.to_onnx(trained)
@@ -131,7 +131,7 @@ def test_the_network_of_2012() -> None:
     assert fixtures.difference(found["logits"], trained.logits(pictures)) < 1e-4
 
 
-def loud(**changes: Any) -> Trained:
+def loud(**changes: Any) -> TrainedNetwork:
     """A network whose conv1 says more than half precision can square."""
     trained = with_random_weights(fixtures.small_network(**changes))
     trained.variables["params"]["conv1"]["kernel"] *= 3
@@ -186,7 +186,7 @@ def test_half_precision_where_nothing_is_widened() -> None:
     assert fixtures.difference(found, expected) > 0.02
 
 
-def test_int8(network: Trained) -> None:
+def test_int8(network: TrainedNetwork) -> None:
     """Every convolution and fully connected layer has 8-bit weights and inputs, and the answers to
     other images than it was calibrated with are nearly those of float32."""
     others = export.central(trained_fixtures.pictures(40, seed=1), CROP)
@@ -220,7 +220,7 @@ np.savez(out, one=one["logits"], **found)
 
 
 def test_stablehlo_in_a_process_without_this_package(
-    network: Trained, workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    network: TrainedNetwork, workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """jax alone runs the file, for any number of images."""
     out = tmp_path / "network.stablehlo"
@@ -261,7 +261,7 @@ def test_stablehlo_is_for_all_platforms() -> None:
     assert "stablehlo.while" not in program
 
 
-def test_onnx_says_what_it_wants(network: Trained, workdir: Path, tmp_path: Path) -> None:
+def test_onnx_says_what_it_wants(network: TrainedNetwork, workdir: Path, tmp_path: Path) -> None:
     """The file's metadata is what stands beside a StableHLO file; int8 finds the run's images."""
     out = tmp_path / "network.onnx"
     export.export(workdir, out, "onnx", precision="int8")
@@ -279,12 +279,12 @@ def test_onnx_says_what_it_wants(network: Trained, workdir: Path, tmp_path: Path
 
 def test_int8_without_its_dataset(workdir: Path, tmp_path: Path) -> None:
     """What is missing is named, and nothing is written."""
-    config = config_lib.read(workdir / "config.json")
+    config = settings.read(workdir / "config.json")
     moved = tmp_path / "moved"
     shutil.copytree(workdir, moved)
     config.data.source = "folder:/nowhere"
     config.data.dir = str(tmp_path / "data")
-    config_lib.save(config, moved / "config.json")
+    settings.save(config, moved / "config.json")
     with pytest.raises(UserError, match="there is no /nowhere/train"):
         export.export(moved, tmp_path / "x.onnx", "onnx", precision="int8")
     assert not (tmp_path / "x.onnx").exists()
@@ -301,7 +301,7 @@ def test_nothing_is_overwritten(workdir: Path, tmp_path: Path) -> None:
         export.export(workdir, tmp_path / "nowhere" / "x.onnx", "onnx")
 
 
-def test_no_such_precision(network: Trained) -> None:
+def test_no_such_precision(network: TrainedNetwork) -> None:
     """Nor 8 bits without images to calibrate with."""
     for precision in ("float64", "int8"):
         with pytest.raises(ValueError, match="one of float32, float16, int8; int8 needs pixels"):

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from test_predict import CLASSES, CROP, colour_share, network, program, squares, write_run
 
-from alexnet_jax import features, panels, trained
-from alexnet_jax.data.cache import Cache, ensure_cache
+from alexnet_jax import features
+from alexnet_jax.data.cache.store import Cache
+from alexnet_jax.data.dataset import ensure_cache
 from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation.neighbours import nearest
 from alexnet_jax.features import Row
 from alexnet_jax.model import AlexNet
-from alexnet_jax.panels import nearest
+from alexnet_jax.pictures import figure4
 
 
 @pytest.fixture(scope="module")
@@ -274,9 +276,9 @@ def test_neighbours_of_another_class_are_named_in_red(tmp_path: Path) -> None:
     """None where a class is not known."""
     path = tmp_path / "n.png"
     for query, label, red in ((0, 1, True), (0, 0, False), (None, 1, False), (0, None, False)):
-        shown, other = (panels.Shown(squares(1)[0], "$na$me\\", i) for i in (query, label))
-        panels.draw_neighbours([panels.Neighbours(shown, [(other, 1.5)] * 3)], path)
-        assert (colour_share(path, panels.WRONG) > 0) is red
+        shown, other = (figure4.Shown(squares(1)[0], "$na$me\\", i) for i in (query, label))
+        figure4.draw_neighbours([figure4.Neighbours(shown, [(other, 1.5)] * 3)], path)
+        assert (colour_share(path, figure4.WRONG) > 0) is red
 
 
 # --- the program ----------------------------------------------------------------------------------

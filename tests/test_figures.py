@@ -16,10 +16,10 @@ from absl.flags import FLAGS
 from matplotlib.figure import Figure
 from PIL import Image
 
-from alexnet_jax import colour, figures
-from alexnet_jax import config as config_lib
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax import figures, settings
 from alexnet_jax.errors import UserError
+from alexnet_jax.pictures import colour
+from alexnet_jax.run.checkpoint import Checkpoints
 
 
 def pixels_of(path: Path) -> np.ndarray:
@@ -53,7 +53,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
     workdir = tmp_path_factory.mktemp("figures") / "run"
     write_rows(workdir, rows_of_a_run())
     network = fixtures.small_network()
-    config_lib.save(fixtures.small_config(network=network), workdir / "config.json")
+    settings.save(fixtures.small_config(network=network), workdir / "config.json")
     params = {
         name: {which: np.asarray(array, np.float32) for which, array in layer.items()}
         for name, layer in fixtures.random_params(network).items()
@@ -326,7 +326,7 @@ def test_what_is_not_there_is_refused(saved: tuple[Path, np.ndarray], tmp_path: 
     """No run, and a run with neither a checkpoint nor metrics: nothing is written."""
     workdir, _ = saved
     out = tmp_path / "out"
-    with pytest.raises(config_lib.ConfigError, match=r"holds no run .*train one with --workdir="):
+    with pytest.raises(settings.ConfigError, match=r"holds no run .*train one with --workdir="):
         figures.draw([workdir, tmp_path], out)
     shutil.copy(workdir / "config.json", tmp_path)
     with pytest.raises(UserError, match=r"neither a checkpoint nor metrics yet: train it with"):

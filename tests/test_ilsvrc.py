@@ -12,7 +12,9 @@ import data_fixtures as fixtures
 import numpy as np
 import pytest
 
-from alexnet_jax.data import ilsvrc, images, preparation, sources
+from alexnet_jax.data import decoding, sources
+from alexnet_jax.data.cache import building
+from alexnet_jax.data.sources import ilsvrc
 from alexnet_jax.errors import UserError
 
 WNIDS = ("n01440764", "n02105855", "n13037406")
@@ -56,7 +58,7 @@ def tar_of(members, form=tarfile.GNU_FORMAT):
 def write_tars(directory, train=None, validation=None, form=tarfile.GNU_FORMAT):
     train = train_images() if train is None else train
     validation = validation_images() if validation is None else validation
-    classes = {f"{wnid}.tar": tar_of(images.items(), form) for wnid, images in train.items()}
+    classes = {f"{wnid}.tar": tar_of(decoding.items(), form) for wnid, images in train.items()}
     (directory / TRAIN).write_bytes(tar_of(reversed(classes.items()), form))
     (directory / VALIDATION).write_bytes(tar_of(validation.items(), form))
 
@@ -78,7 +80,7 @@ def test_every_record(tmp_path, form):
         "train": [
             (f"{wnid}/{name}", label, content)
             for label, (wnid, images) in enumerate(train_images().items())
-            for name, content in sorted(images.items())
+            for name, content in sorted(decoding.items())
         ],
         "validation": [
             (name, label, content)
@@ -169,7 +171,7 @@ def test_missing_classes_are_named(tmp_path):
 
 def test_duplicates_are_refused(tmp_path):
     write_tars(tmp_path)
-    classes = [(f"{wnid}.tar", tar_of(images.items())) for wnid, images in train_images().items()]
+    classes = [(f"{wnid}.tar", tar_of(decoding.items())) for wnid, images in train_images().items()]
     (tmp_path / TRAIN).write_bytes(tar_of([*classes, classes[0]]))
     refused(tmp_path, r"holds n01440764\.tar twice")
     images = list(train_images()[WNIDS[0]].items())
@@ -184,7 +186,7 @@ def test_duplicates_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["6", "0", "123456789"])
 def test_validation_images_are_one_to_the_last(tmp_path, name):
     images = validation_images()
-    content = images.pop("ILSVRC2012_val_00000003.JPEG")
+    content = decoding.pop("ILSVRC2012_val_00000003.JPEG")
     write_tars(tmp_path, validation=images)
     refused(tmp_path, "holds 4 of 5 images, expected ILSVRC2012_val_00000001.JPEG to .*5.JPEG")
     images[f"ILSVRC2012_val_{name:0>8}.JPEG"] = content
@@ -250,13 +252,13 @@ def test_the_official_layout():
 def test_the_tars_become_a_cache(tmp_path):
     write_tars(tmp_path)
     source = ilsvrc.open_ilsvrc(str(tmp_path), LAYOUT)
-    cache = preparation.make_cache(source, 32, str(tmp_path / "cache"))
+    cache = building.make_cache(source, 32, str(tmp_path / "cache"))
     assert (len(cache.images["train"]), len(cache.images["validation"])) == (9, 5)
     encoded = {name: content for of in train_images().values() for name, content in of.items()}
     for image, (label, _, name) in zip(cache.images["train"], cache.rows("train"), strict=True):
         wnid, _, file = name.partition("/")
         assert WNIDS[label] == wnid
-        np.testing.assert_array_equal(image, images.load(encoded[file], 32))
+        np.testing.assert_array_equal(image, decoding.load(encoded[file], 32))
     names = [name for _, _, name in cache.rows("validation")]
     assert names == sorted(validation_images())
     assert cache.labels["validation"].tolist() == list(LAYOUT.validation_labels)

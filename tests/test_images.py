@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, PngImagePlugin
 
-from alexnet_jax.data import images
+from alexnet_jax.data import decoding
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -70,7 +70,7 @@ EDGES = {"height": 37, "width": 61}  # no multiple of a JPEG's 8 or 16
 def test_jpeg_as_opencv_decodes_it(quality, subsampling, options):
     content = encode(photo(1, **EDGES), "JPEG", quality=quality, subsampling=subsampling, **options)
     expected = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    decoded = images.decode(content)
+    decoded = decoding.decode(content)
     np.testing.assert_array_equal(decoded, expected)
     assert decoded.dtype == np.uint8 and decoded.flags.c_contiguous
 
@@ -78,26 +78,28 @@ def test_jpeg_as_opencv_decodes_it(quality, subsampling, options):
 def test_grey_jpeg_as_opencv_decodes_it():
     content = encode(photo(1, **EDGES), "JPEG", "L")
     expected = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
-    np.testing.assert_array_equal(images.decode(content), grey(expected))
+    np.testing.assert_array_equal(decoding.decode(content), grey(expected))
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
 def test_lossless_formats_keep_every_pixel(form):
     options = {"lossless": True} if form == "WEBP" else {}
-    np.testing.assert_array_equal(images.decode(encode(PHOTO, form, **options)), PHOTO)
+    np.testing.assert_array_equal(decoding.decode(encode(PHOTO, form, **options)), PHOTO)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "MPO", "WEBP", "AVIF"])
 def test_lossy_formats_keep_the_colours(form):
     if form not in Image.SAVE:
         pytest.skip(f"Pillow without {form}")
-    assert np.abs(images.decode(encode(PHOTO, form, quality=95)).astype(int) - PHOTO).mean() < 4
+    assert np.abs(decoding.decode(encode(PHOTO, form, quality=95)).astype(int) - PHOTO).mean() < 4
 
 
 @pytest.mark.parametrize("form", ["JPEG", "TIFF"])
 def test_cmyk(form):
     ink = 255 - np.concatenate([PHOTO, np.full_like(PHOTO[..., :1], 205)], axis=2)  # 50 of black
-    decoded = images.decode(encode(Image.fromarray(ink, "CMYK"), form))  # JPEG: as Adobe, inverted
+    decoded = decoding.decode(
+        encode(Image.fromarray(ink, "CMYK"), form)
+    )  # JPEG: as Adobe, inverted
     assert np.abs(decoded - PHOTO * (205 / 255)).mean() < (6 if form == "JPEG" else 1)
 
 
@@ -108,39 +110,39 @@ def test_ycck_jpeg():
     transform = content.index(b"Adobe") + 11
     assert content[transform] == 0
     content[transform] = 2  # the first three components are YCbCr of the ink
-    assert np.abs(images.decode(bytes(content)).astype(int) - PHOTO).mean() < 4
+    assert np.abs(decoding.decode(bytes(content)).astype(int) - PHOTO).mean() < 4
 
 
 def test_alpha_is_dropped_and_palettes_looked_up():
     alpha = np.random.default_rng(2).integers(0, 256, (*PHOTO.shape[:2], 1), dtype=np.uint8)
     rgba = Image.fromarray(np.concatenate([PHOTO, alpha], axis=2))
-    np.testing.assert_array_equal(images.decode(encode(rgba, "PNG")), PHOTO)
+    np.testing.assert_array_equal(decoding.decode(encode(rgba, "PNG")), PHOTO)
     pale = np.concatenate([PHOTO[..., :1], alpha], axis=2)
     np.testing.assert_array_equal(
-        images.decode(encode(Image.fromarray(pale, "LA"), "PNG")), grey(PHOTO[..., 0])
+        decoding.decode(encode(Image.fromarray(pale, "LA"), "PNG")), grey(PHOTO[..., 0])
     )
     palette = Image.fromarray(PHOTO).quantize(16)
     colours = np.reshape(palette.getpalette(), (-1, 3))[np.asarray(palette)]
     for form in ("PNG", "GIF", "BMP", "TIFF"):
-        np.testing.assert_array_equal(images.decode(encode(palette, form)), colours)
+        np.testing.assert_array_equal(decoding.decode(encode(palette, form)), colours)
     for transparency in (3, bytes(range(16))):
         content = encode(palette, "PNG", transparency=transparency)
-        np.testing.assert_array_equal(images.decode(content), colours)
+        np.testing.assert_array_equal(decoding.decode(content), colours)
 
 
 def test_one_bit_and_sixteen_bits():
     bits = np.random.default_rng(3).integers(0, 2, (16, 16), dtype=np.uint8) * 255
     deep = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16) + 255  # the high byte counts
     for form in ("PNG", "TIFF", "PPM"):
-        np.testing.assert_array_equal(images.decode(encode(bits, form, "1")), grey(bits))
+        np.testing.assert_array_equal(decoding.decode(encode(bits, form, "1")), grey(bits))
         np.testing.assert_array_equal(
-            images.decode(encode(deep, form))[..., 1], np.arange(256).reshape(16, 16)
+            decoding.decode(encode(deep, form))[..., 1], np.arange(256).reshape(16, 16)
         )
     big_endian = encode(Image.frombytes("I;16B", (16, 16), deep.astype(">u2").tobytes()), "TIFF")
-    np.testing.assert_array_equal(images.decode(big_endian), grey((deep >> 8).astype(np.uint8)))
+    np.testing.assert_array_equal(decoding.decode(big_endian), grey((deep >> 8).astype(np.uint8)))
     rgb = np.random.default_rng(4).integers(0, 65536, (5, 7, 3), dtype=np.uint16)
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in rgb)
-    np.testing.assert_array_equal(images.decode(png(7, 5, 16, 2, lines)), rgb >> 8)
+    np.testing.assert_array_equal(decoding.decode(png(7, 5, 16, 2, lines)), rgb >> 8)
 
 
 def test_twelve_bits():
@@ -149,7 +151,7 @@ def test_twelve_bits():
     content[entry] = 12
     pixels = struct.unpack("<I", content[content.index(struct.pack("<HHI", 273, 4, 1)) + 8 :][:4])
     content[pixels[0] : pixels[0] + 3] = b"\xab\xc1\x23"
-    np.testing.assert_array_equal(images.decode(bytes(content))[0, :, 0], [0xAB, 0x12])
+    np.testing.assert_array_equal(decoding.decode(bytes(content))[0, :, 0], [0xAB, 0x12])
 
 
 @pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "PNG"])
@@ -157,7 +159,7 @@ def test_the_first_of_several_frames(form):
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("#ff0000", "#00ff00", "#0000ff")]
     options = {"lossless": True} if form == "WEBP" else {}
     content = encode(frames[0], form, save_all=True, append_images=frames[1:], **options)
-    assert (images.decode(content) == (255, 0, 0)).all()
+    assert (decoding.decode(content) == (255, 0, 0)).all()
 
 
 UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -177,8 +179,8 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 def test_exif_orientation(form, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = images.decode(encode(PHOTO, form))
-    turned = images.decode(encode(PHOTO, form, exif=exif))
+    stored = decoding.decode(encode(PHOTO, form))
+    turned = decoding.decode(encode(PHOTO, form, exif=exif))
     np.testing.assert_array_equal(turned, UPRIGHT[orientation](stored))
     assert turned.flags.c_contiguous
 
@@ -187,7 +189,7 @@ def test_exif_orientation(form, orientation):
 @pytest.mark.parametrize("block", [b"", b"\xff" * 40, b"MM\0*\0\0\0\x08\0\x09\x01\x12", b"II*\0"])
 def test_a_broken_exif_block_is_ignored(block):
     content = encode(PHOTO, "JPEG", exif=b"Exif\0\0" + block)
-    np.testing.assert_array_equal(images.decode(content), images.decode(encode(PHOTO, "JPEG")))
+    np.testing.assert_array_equal(decoding.decode(content), decoding.decode(encode(PHOTO, "JPEG")))
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -214,14 +216,14 @@ TEXT_BOMB = PNG[:33] + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**21))) + 
     ],
 )
 def test_refusals_say_why(content, reason):
-    with pytest.raises(images.BadImage, match=reason):
-        images.decode(content)
+    with pytest.raises(decoding.BadImage, match=reason):
+        decoding.decode(content)
 
 
 def test_bombs_by_the_modules_own_check(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    with pytest.raises(images.BadImage, match=r"more than 89478485 pixels.*\(10000x10000\)"):
-        images.decode(png(10_000, 10_000, 8, 2, b""))
+    with pytest.raises(decoding.BadImage, match=r"more than 89478485 pixels.*\(10000x10000\)"):
+        decoding.decode(png(10_000, 10_000, 8, 2, b""))
 
 
 def test_no_memory_and_deep_recursion_are_reasons(monkeypatch):
@@ -229,19 +231,19 @@ def test_no_memory_and_deep_recursion_are_reasons(monkeypatch):
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load_prepare", reader)
     for error, reason in ((MemoryError(), "more memory"), (RecursionError("deep"), "deep")):
         reader.side_effect = error
-        with pytest.raises(images.BadImage, match=reason):
-            images.decode(PNG)
+        with pytest.raises(decoding.BadImage, match=reason):
+            decoding.decode(PNG)
     reader.side_effect = KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
-        images.decode(PNG)
+        decoding.decode(PNG)
 
 
 def test_postscript_is_not_run(monkeypatch):
     ghostscript = mock.Mock(return_value=Image.core.new("RGB", (9, 9)))
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", ghostscript)
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
-    with pytest.raises(images.BadImage, match="not an image"):
-        images.decode(eps)
+    with pytest.raises(decoding.BadImage, match="not an image"):
+        decoding.decode(eps)
     assert not ghostscript.called
     with Image.open(io.BytesIO(eps)) as image:
         image.load()
@@ -291,7 +293,7 @@ def test_fit_is_the_papers_resize(height, width, size, new_height, new_width, to
     rows, columns = weights(height, new_height), weights(width, new_width)
     whole = np.einsum("yh,hwc,xw->yxc", rows, image.astype(np.float64), columns, optimize=True)
     expected = np.clip(whole, 0, 255)[top : top + size, left : left + size]
-    fitted = images.fit(image, size)
+    fitted = decoding.fit(image, size)
     assert fitted.shape == (size, size, 3) and fitted.dtype == np.uint8
     assert np.abs(fitted - expected).max() < 1.0  # half a level by rounding, OpenCV's fixed point
 
@@ -302,7 +304,7 @@ def test_fit_is_the_papers_resize(height, width, size, new_height, new_width, to
 @pytest.mark.parametrize("size", [1, 31, 256])
 def test_fit_is_a_square_of_any_image(height, width, size):
     for shape in ((height, width, 3), (width, height, 3)):
-        fitted = images.fit(np.full(shape, 77, np.uint8), size)
+        fitted = decoding.fit(np.full(shape, 77, np.uint8), size)
         assert fitted.shape == (size, size, 3) and (fitted == 77).all()
 
 
@@ -310,18 +312,18 @@ def test_fit_is_a_square_of_any_image(height, width, size):
 @pytest.mark.parametrize("size", [16, 33, 224])
 def test_fit_of_a_strip_is_its_middle(monkeypatch, height, width, size):
     for strip in (photo(5, height, width), photo(6, width, height)):
-        fitted = images.fit(strip, size).astype(int)
+        fitted = decoding.fit(strip, size).astype(int)
         with monkeypatch.context() as patch:
             patch.setattr(images, "MAX_ASPECT", 10_000)
-            assert np.abs(fitted - images.fit(strip, size)).max() <= 2
+            assert np.abs(fitted - decoding.fit(strip, size)).max() <= 2
 
 
 def test_load_takes_bytes_and_pixels():
-    np.testing.assert_array_equal(images.load(PNG, 32), images.fit(PHOTO, 32))
-    np.testing.assert_array_equal(images.load(PHOTO, 32), images.fit(PHOTO, 32))
+    np.testing.assert_array_equal(decoding.load(PNG, 32), decoding.fit(PHOTO, 32))
+    np.testing.assert_array_equal(decoding.load(PHOTO, 32), decoding.fit(PHOTO, 32))
     for pixels in (PHOTO[..., 0], PHOTO[..., :2], PHOTO / 255, PHOTO[:0]):
-        with pytest.raises(images.BadImage, match=r"expected uint8 \(H, W, 3\)"):
-            images.load(pixels, 32)
+        with pytest.raises(decoding.BadImage, match=r"expected uint8 \(H, W, 3\)"):
+            decoding.load(pixels, 32)
 
 
 # --- fuzz -----------------------------------------------------------------------------------------
@@ -387,9 +389,9 @@ def fuzz(count: int, seed: int) -> None:
     for number in range(count):
         content, start = mutate(rng, files), time.monotonic()
         try:
-            square = images.load(content, 32)
+            square = decoding.load(content, 32)
             assert square.shape == (32, 32, 3) and square.dtype == np.uint8
-        except images.BadImage as error:
+        except decoding.BadImage as error:
             assert len(str(error)) > 10
             refused += 1
         except BaseException:

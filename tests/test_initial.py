@@ -12,13 +12,14 @@ import run_fixtures as fixtures
 from ml_collections import ConfigDict
 from run_fixtures import Tiny
 
-from alexnet_jax import config as config_lib
-from alexnet_jax import initial, optim
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax import settings
 from alexnet_jax.errors import UserError
-from alexnet_jax.model import AlexNet, Conv, Dense, make_mesh, towers
-from alexnet_jax.step import State, initial_state
-from alexnet_jax.train import train
+from alexnet_jax.model import AlexNet, Conv, Dense, make_mesh
+from alexnet_jax.model.mesh import shardings
+from alexnet_jax.run.checkpoint import Checkpoints
+from alexnet_jax.training import first_weights, update_rule
+from alexnet_jax.training.loop import train
+from alexnet_jax.training.step import State, initial_state
 
 Tree = Any
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
@@ -27,7 +28,7 @@ BATCH_NORM = {"norm": "batch_norm"}
 
 def variables(config: ConfigDict, seed: int) -> Tree:
     """Float32 parameters of a configuration's network, and running averages if it has such."""
-    shapes = initial._shapes(config_lib.network(config))
+    shapes = first_weights._shapes(settings.network(config))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda x: rng.normal(1, 0.1, x.shape).astype(np.float32), shapes)
 
@@ -35,7 +36,7 @@ def variables(config: ConfigDict, seed: int) -> Tree:
 def write_run(directory: Path, config: ConfigDict, step: int = 7, seed: int = 5) -> Tree:
     """A directory like that of a run; the variables in it. At step 0, of converted weights."""
     directory.mkdir()
-    config_lib.save(config, directory / "config.json")
+    settings.save(config, directory / "config.json")
     model = variables(config, seed)
     with Checkpoints(directory / "checkpoints") as checkpoints:
         checkpoints.save(
@@ -48,11 +49,11 @@ def drawn(config: ConfigDict, mesh_shape: tuple[int, int]) -> State:
     """The state before the first step, on a mesh; its weights are others than `initial_state`'s,
     which would take seconds to compile."""
     mesh = make_mesh(*mesh_shape)
-    model = AlexNet(config_lib.network(config), mesh)
-    rule = optim.update_rule(config.optim, 10)
+    model = AlexNet(settings.network(config), mesh)
+    rule = update_rule.update_rule(config.optim, 10)
     state = jax.eval_shape(lambda: initial_state(model, rule, config.seed))
     own = variables(config, seed=6)
-    return state.replace(**jax.device_put(own, towers.shardings(own, mesh)))
+    return state.replace(**jax.device_put(own, shardings(own, mesh)))
 
 
 def same_bits(one: Any, other: Any) -> bool:
@@ -77,14 +78,14 @@ def test_all_layers_but_the_last_are_the_others_to_the_bit(
     path, theirs = source
     config = networks.small_config(f"init_from={path}")
     before = drawn(config, mesh_shape)
-    state = initial.start(before, initial.take(config, tmp_path / "new"))
+    state = first_weights.start(before, first_weights.take(config, tmp_path / "new"))
     for name in LAYERS:
         for key in ("kernel", "bias"):
             expected = (before.params if name == "fc8" else theirs["params"])[name][key]
             assert same_bits(state.params[name][key], expected), (name, key)
             mesh = state.params[name][key].sharding.mesh
             assert mesh.devices.shape == mesh_shape
-    assert jax.tree.map(lambda x: x.sharding, state.params) == towers.shardings(
+    assert jax.tree.map(lambda x: x.sharding, state.params) == shardings(
         state.params, make_mesh(*mesh_shape)
     )
     assert state.opt_state is before.opt_state  # no momentum is taken
@@ -110,7 +111,7 @@ def test_what_does_not_fit_is_drawn_and_said(
     )
     config = networks.small_config(f"init_from={path}", network=wider)
     before = drawn(config, (1, 1))
-    state = initial.start(before, initial.take(config, tmp_path / "new"))
+    state = first_weights.start(before, first_weights.take(config, tmp_path / "new"))
     taken = {
         name
         for name, layer in state.params.items()
@@ -138,8 +139,8 @@ def test_batch_norm_comes_with_its_running_averages(tmp_path: Path, capsys) -> N
     """Scale, shift, mean and variance of the layers that have them; new where they have none."""
     with_norm = networks.small_config(network=networks.small_network(**BATCH_NORM))
     theirs = write_run(tmp_path / "W", with_norm)
-    config = config_lib.override(with_norm, [f"init_from={tmp_path / 'W'}"])
-    state = initial.start(drawn(config, (1, 2)), initial.take(config, tmp_path / "new"))
+    config = settings.override(with_norm, [f"init_from={tmp_path / 'W'}"])
+    state = first_weights.start(drawn(config, (1, 2)), first_weights.take(config, tmp_path / "new"))
     for name in ("conv1", "conv2"):
         assert state.params[name].keys() == {"kernel", "bias", "scale", "shift"}
         assert state.batch_stats[name].keys() == {"mean", "variance"}
@@ -156,7 +157,7 @@ def test_batch_norm_that_was_not_there_is_new_and_the_note_says_so(
     path, theirs = source
     config = networks.small_config("model.norm=batch_norm", f"init_from={path}")
     before = drawn(config, (1, 1))
-    state = initial.start(before, initial.take(config, tmp_path / "new"))
+    state = first_weights.start(before, first_weights.take(config, tmp_path / "new"))
     assert same_bits(state.params["conv1"]["kernel"], theirs["params"]["conv1"]["kernel"])
     assert same_bits(state.params["conv1"]["scale"], before.params["conv1"]["scale"])
     assert same_bits(state.batch_stats["conv2"]["mean"], before.batch_stats["conv2"]["mean"])
@@ -173,7 +174,7 @@ def test_weights_of_one_tower_fit_two_where_no_kernel_sees_its_own_alone(
     """Converted weights, at step 0; a run of one tower cannot be restored on a mesh of two."""
     write_run(tmp_path / "W", networks.small_config("model.towers=1"), step=0)
     config = networks.small_config(f"init_from={tmp_path / 'W'}")
-    taken = initial.take(config, tmp_path / "new")
+    taken = first_weights.take(config, tmp_path / "new")
     assert list(taken["params"]) == ["conv1", "conv3", "fc6", "fc7"]
     printed = capsys.readouterr().out
     assert "conv2: new, (5, 5, 4, 16) here, (5, 5, 8, 16) there" in printed
@@ -183,10 +184,10 @@ def test_weights_of_one_tower_fit_two_where_no_kernel_sees_its_own_alone(
 def test_the_fine_tuned_network_of_2012_takes_all_but_fc8_of_the_pretrained_one() -> None:
     """Six convolutions in both; 21,843 classes there, 1,000 here."""
     there, here = (
-        initial._shapes(config_lib.network(config_lib.load(name)))["params"]
+        first_weights._shapes(settings.network(settings.load(name)))["params"]
         for name in ("pretrain", "finetune")
     )
-    assert [name for name in here if not initial._misfit(name, here[name], there[name])] == [
+    assert [name for name in here if not first_weights._misfit(name, here[name], there[name])] == [
         *LAYERS[:5], "conv6", "fc6", "fc7",
     ]  # fmt: skip
     assert here["conv6"]["kernel"].shape == (3, 3, 256, 256)
@@ -221,14 +222,14 @@ def test_a_directory_that_is_no_run(tmp_path: Path) -> None:
 def test_fine_tuning_without_a_word_of_what(tmp_path: Path, monkeypatch) -> None:
     """`finetune` has no other network to start from than the one that is named."""
     monkeypatch.chdir(tmp_path)
-    error = refused(config_lib.load("finetune"), tmp_path / "new")
+    error = refused(settings.load("finetune"), tmp_path / "new")
     assert str(error).startswith("--config.init_from=PRETRAINED: there is no run")
 
 
 def test_a_run_without_a_checkpoint(tmp_path: Path) -> None:
     """It was started, and killed before it saved."""
     (tmp_path / "W").mkdir()
-    config_lib.save(networks.small_config(), tmp_path / "W" / "config.json")
+    settings.save(networks.small_config(), tmp_path / "W" / "config.json")
     config = networks.small_config(f"init_from={tmp_path / 'W'}")
     assert "has no checkpoint yet" in str(refused(config, tmp_path / "new"))
     assert [path.name for path in tmp_path.rglob("*")] == ["W", "config.json"]
@@ -267,7 +268,7 @@ def test_the_field_is_not_read_by_a_run_that_has_a_checkpoint(
     """Its source may be gone by then."""
     write_run(tmp_path / "run", networks.small_config())
     config = networks.small_config("init_from=/nowhere")
-    assert initial.take(config, tmp_path / "run") == {"params": {}, "batch_stats": {}}
+    assert first_weights.take(config, tmp_path / "run") == {"params": {}, "batch_stats": {}}
     assert capsys.readouterr().out == ""
 
 
@@ -310,7 +311,7 @@ def test_killed_and_gone_on_with_it_ends_as_an_unbroken_one_and_its_source_may_b
     assert fixtures.wait_until(process, lambda: bool(fixtures.checkpoint_steps(broken)))
     assert "first weights, from step 8 of" in fixtures.kill(process)
     assert fixtures.row_count(broken) < fixtures.row_count(unbroken), "killed too late"
-    other = config_lib.override(config_lib.load(str(tiny.config)), ["seed=3", "epochs=4"])
+    other = settings.override(settings.load(str(tiny.config)), ["seed=3", "epochs=4"])
     with pytest.raises(UserError, match=r"init_from \('.*W' there, None asked\)"):
         train(other, broken)
     shutil.rmtree(source)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from alexnet_jax.model import layers
+from alexnet_jax.model import operators
 
 CONSTANTS = {"size": 5, "k": 2.0, "alpha": 2e-5, "beta": 0.75}
 
@@ -42,16 +42,16 @@ def test_lrn(towers: int, constants: dict[str, Any]) -> None:
     """In float64, for the paper's power and for one that takes the general way."""
     x = responses(2, 2, 3, 12)
     with jax.enable_x64(True):
-        found = layers.local_response_norm(jnp.asarray(x), towers=towers, **constants)
+        found = operators.local_response_norm(jnp.asarray(x), towers=towers, **constants)
     assert fixtures.difference(found, lrn_loop(x, towers, **constants)) < 1e-12
 
 
 def test_lrn_stops_at_the_tower_border() -> None:
     """Six channels at 1000, two towers: a border channel sees three of its own, not five."""
     x = jnp.full((1, 1, 1, 6), 1000.0)
-    found = layers.local_response_norm(x, towers=2, **CONSTANTS)
+    found = operators.local_response_norm(x, towers=2, **CONSTANTS)
     assert fixtures.difference(found[0, 0, 0], np.full(6, 1000 / (2 + 2e-5 * 3e6) ** 0.75)) < 1e-6
-    whole = layers.local_response_norm(x, towers=1, **CONSTANTS)[0, 0, 0]
+    whole = operators.local_response_norm(x, towers=1, **CONSTANTS)[0, 0, 0]
     seen = np.array([3, 4, 5, 5, 4, 3])
     assert fixtures.difference(whole, 1000 / (2 + 2e-5 * 1e6 * seen) ** 0.75) < 1e-6
 
@@ -69,7 +69,9 @@ def test_lrn_derivative(towers: int) -> None:
         expected[place] = np.sum(weights * slope) / (2 * step)
     with jax.enable_x64(True):
         found = jax.grad(
-            lambda x: jnp.sum(weights * layers.local_response_norm(x, towers=towers, **CONSTANTS))
+            lambda x: jnp.sum(
+                weights * operators.local_response_norm(x, towers=towers, **CONSTANTS)
+            )
         )(jnp.asarray(x))
     assert fixtures.difference(found, expected) < 1e-8
 
@@ -77,7 +79,7 @@ def test_lrn_derivative(towers: int) -> None:
 def test_lrn_of_a_narrow_type_does_not_overflow() -> None:
     """Squares are taken in float32: 1000 squared is no float16."""
     x = jnp.full((1, 1, 1, 8), 1000.0, jnp.float16)
-    found = layers.local_response_norm(x, **CONSTANTS)
+    found = operators.local_response_norm(x, **CONSTANTS)
     assert found.dtype == jnp.float16
     expected = lrn_loop(np.full((1, 1, 1, 8), 1000.0), 1, **CONSTANTS)
     assert fixtures.difference(found, expected) < 1e-3
@@ -114,7 +116,7 @@ def test_max_pool(
 ) -> None:
     """Values, all negative: padding is nothing, not a zero."""
     x = -1 - np.abs(responses(2, side, side + 2, 3))
-    found = layers.max_pool(jnp.asarray(x, jnp.float32), window, stride, padding)
+    found = operators.max_pool(jnp.asarray(x, jnp.float32), window, stride, padding)
     expected = pool_loop(x.astype(np.float32), window, stride, padding)
     assert found.shape[1] == pooled
     np.testing.assert_array_equal(found, expected)
@@ -132,7 +134,7 @@ def test_max_pool_gradient(reference: ModuleType, side: int, window: int, stride
     weights = responses(*pooled.shape, seed=1)
     (pooled * torch.tensor(weights)).sum().backward()
     with jax.enable_x64(True):
-        found = jax.grad(lambda x: jnp.sum(weights * layers.max_pool(x, window, stride)))(
+        found = jax.grad(lambda x: jnp.sum(weights * operators.max_pool(x, window, stride)))(
             jnp.asarray(x)
         )
     assert fixtures.difference(found, leaf.grad) < 1e-12
@@ -140,7 +142,7 @@ def test_max_pool_gradient(reference: ModuleType, side: int, window: int, stride
 
 def test_max_pool_refuses_maps_that_are_too_small() -> None:
     with pytest.raises(ValueError, match=r"window of 3.*maps of 2"):
-        layers.max_pool(jnp.zeros((1, 2, 2, 1)), 3, 2)
+        operators.max_pool(jnp.zeros((1, 2, 2, 1)), 3, 2)
 
 
 def test_within_map_norm() -> None:
@@ -152,7 +154,7 @@ def test_within_map_norm() -> None:
         scale = (1 + 0.001 / 25 * np.sum(window**2)) ** 0.75
         expected[n, row, column, channel] = x[n, row, column, channel] / scale
     with jax.enable_x64(True):
-        found = layers.within_map_norm(jnp.asarray(x))
+        found = operators.within_map_norm(jnp.asarray(x))
     assert fixtures.difference(found, expected) < 1e-12
 
 
@@ -160,10 +162,10 @@ def test_dropout_of_2012() -> None:
     """In training what stays keeps its value; at test everything is multiplied by what stays."""
     x = jnp.array([[1.0, -2.0, 3.0, 4.0]])
     mask = jnp.array([[True, False, True, False]])
-    np.testing.assert_array_equal(layers.dropout(x, mask, 0.5), [[1, 0, 3, 0]])
-    np.testing.assert_array_equal(layers.dropout(x, None, 0.5), [[0.5, -1, 1.5, 2]])
-    np.testing.assert_array_equal(layers.dropout(x, None, 0.25), [[0.75, -1.5, 2.25, 3]])
-    np.testing.assert_array_equal(layers.dropout(x, None, 0.0), x)
+    np.testing.assert_array_equal(operators.dropout(x, mask, 0.5), [[1, 0, 3, 0]])
+    np.testing.assert_array_equal(operators.dropout(x, None, 0.5), [[0.5, -1, 1.5, 2]])
+    np.testing.assert_array_equal(operators.dropout(x, None, 0.25), [[0.75, -1.5, 2.25, 3]])
+    np.testing.assert_array_equal(operators.dropout(x, None, 0.0), x)
 
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, (2, 2)), (4, (0, 3))])
@@ -171,7 +173,9 @@ def test_two_groups(stride: int, padding: tuple[int, int]) -> None:
     """Against XLA's own grouped convolution, and against each tower alone."""
     x, kernel = responses(2, 13, 13, 8), responses(5, 5, 4, 6, seed=1)
     with jax.enable_x64(True):
-        found = layers.convolution(jnp.asarray(x), jnp.asarray(kernel), stride, padding, groups=2)
+        found = operators.convolution(
+            jnp.asarray(x), jnp.asarray(kernel), stride, padding, groups=2
+        )
         expected = lax.conv_general_dilated(
             jnp.asarray(x),
             jnp.asarray(kernel),
@@ -180,7 +184,7 @@ def test_two_groups(stride: int, padding: tuple[int, int]) -> None:
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=2,
         )
-        second = layers.convolution(
+        second = operators.convolution(
             jnp.asarray(x[..., 4:]), jnp.asarray(kernel[..., 3:]), stride, padding
         )
     assert fixtures.difference(found, expected) < 1e-12
@@ -191,7 +195,7 @@ def test_a_convolution_is_what_section_3_says() -> None:
     """One response by hand: a filter at the lower right corner reads zeros beyond the image."""
     image, kernel = responses(1, 8, 8, 3), responses(11, 11, 3, 2, seed=1)
     with jax.enable_x64(True):
-        found = layers.convolution(jnp.asarray(image), jnp.asarray(kernel), 4, (0, 3))
+        found = operators.convolution(jnp.asarray(image), jnp.asarray(kernel), 4, (0, 3))
     assert found.shape == (1, 1, 1, 2)
     expected = np.einsum("hwc,hwco->o", image[0], kernel[:8, :8])
     assert fixtures.difference(found[0, 0, 0], expected) < 1e-12

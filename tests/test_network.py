@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from conftest import FullSize
 
-from alexnet_jax import config as config_lib
+from alexnet_jax import settings
 from alexnet_jax.configs import base, half
-from alexnet_jax.describe import table
 from alexnet_jax.model import AlexNet, Conv, Dense, Network
+from alexnet_jax.pictures.network_table import table
 
 # Weights and biases together; alexnet-2012.md, section 1.3.
 PARAMETERS = {
@@ -61,7 +61,7 @@ def counts(network: Network) -> dict[str, int]:
 
 def preset(name: str) -> Network:
     """The full network in one reading."""
-    return config_lib.network(base.get_config(name))
+    return settings.network(base.get_config(name))
 
 
 @pytest.mark.parametrize("name", ["reconciled", "paper", "source"])
@@ -126,7 +126,7 @@ def test_224_is_227_with_zeros() -> None:
 @pytest.mark.parametrize("name", ["reconciled", "source"])
 def test_half_network(name: str) -> None:
     """The one-GPU control of footnote 2: conv5 and the fully connected layers at full width."""
-    network = config_lib.network(half.get_config(name))
+    network = settings.network(half.get_config(name))
     params, stages = shapes(network)
     widths = [params[layer]["kernel"].shape[-1] for layer in ("conv1", *MIDDLE)]
     assert widths == [48, 128, 192, 192, 256]
@@ -203,8 +203,8 @@ DIFFERENCES = {
 
 @pytest.mark.parametrize("name", ["paper", "source"])
 def test_presets_differ_in_these_fields_and_no_other(name: str) -> None:
-    reconciled = config_lib.flatten(base.get_config())
-    other = config_lib.flatten(base.get_config(name))
+    reconciled = settings.flatten(base.get_config())
+    other = settings.flatten(base.get_config(name))
     assert reconciled.keys() == other.keys()
     found = {field: other[field] for field in other if other[field] != reconciled[field]}
     assert found == DIFFERENCES[name]
@@ -243,7 +243,7 @@ def test_initial_values_as_printed() -> None:
     for name in ("conv1", *MIDDLE):
         config.model[name].width = 16
     config.model.fc6.width = config.model.fc7.width = 32
-    network = config_lib.network(config)
+    network = settings.network(config)
     params = jax.jit(AlexNet(network).init)(jax.random.key(1), jnp.zeros((1, 67, 67, 3)))["params"]
     check_initial(params, {name: (0.01, bias) for name, (_, bias) in INITIAL.items()})
 
@@ -423,6 +423,6 @@ print(sum(leaf.size for leaf in jax.tree.leaves(shapes)))
 def test_the_smaller_configurations_keep_what_source_says_of_biases() -> None:
     """They shorten the schedule; the released run never lowered the biases' rate."""
     for name in ("embedded", "fashion_mnist"):
-        assert config_lib.load(name).optim.bias_drops == config_lib.load(name).optim.drops
-        assert config_lib.load(f"{name}:source").optim.bias_drops == ()
-        assert config_lib.load(f"{name}:source").model.conv1.after == "norm pool activation"
+        assert settings.load(name).optim.bias_drops == settings.load(name).optim.drops
+        assert settings.load(f"{name}:source").optim.bias_drops == ()
+        assert settings.load(f"{name}:source").model.conv1.after == "norm pool activation"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from alexnet_jax import optim
 from alexnet_jax.configs import base
+from alexnet_jax.training import update_rule
 
 LAYERS = ("conv1", "conv2", "fc8")
 
@@ -33,7 +33,7 @@ def random_tree(seed: int) -> Any:
 def run(config: ConfigDict, steps: int, factors: list[float] | None = None) -> list[Any]:
     """The parameters after every step, in float64, under gradients that do not depend on them."""
     with jax.enable_x64(True):
-        rule = optim.update_rule(config, steps)
+        rule = update_rule.update_rule(config, steps)
         params = jax.tree.map(jnp.asarray, random_tree(0))
         state = rule.init(params)
         update = jax.jit(rule.update)
@@ -101,7 +101,7 @@ def test_source_freezes_conv1_at_once() -> None:
 
 def rates_at(config: ConfigDict, steps: int, at: int) -> tuple[float, float, float]:
     """Of weights, biases and conv1's weights."""
-    schedules = optim.schedules(config, steps)
+    schedules = update_rule.schedules(config, steps)
     return tuple(float(schedules[name](at)) for name in ("weights", "biases", "conv1"))
 
 
@@ -146,15 +146,17 @@ def test_schedules(
 
 
 def test_unknown_schedule() -> None:
-    with pytest.raises(ValueError, match=r"optim.schedule='cosine': one of steps, plateau, dexp"):
-        optim.schedules(optim_config(schedule="cosine"), 100)
+    with pytest.raises(
+        ValueError, match=r"update_rule.schedule='cosine': one of steps, plateau, dexp"
+    ):
+        update_rule.schedules(optim_config(schedule="cosine"), 100)
 
 
 def test_labels_and_momentum_of_every_parameter() -> None:
     """Batch norm's scale and shift go with the biases: no decay."""
     tree = {"conv1": dict.fromkeys(("kernel", "bias", "scale", "shift"), np.zeros(2)),
             "fc8": dict.fromkeys(("kernel", "bias"), np.zeros(2))}  # fmt: skip
-    assert optim.labels(tree) == {
+    assert update_rule.labels(tree) == {
         "conv1": {"kernel": "conv1", "bias": "biases", "scale": "biases", "shift": "biases"},
         "fc8": {"kernel": "weights", "bias": "biases"},
     }
@@ -162,7 +164,7 @@ def test_labels_and_momentum_of_every_parameter() -> None:
 
 def factors(errors: list[float], patience: int) -> list[float]:
     """The factor after each validation."""
-    plateau, seen = optim.Plateau.start(), []
+    plateau, seen = update_rule.Plateau.start(), []
     for error in errors:
         plateau = plateau.after(error, patience)
         seen.append(float(plateau.factor))

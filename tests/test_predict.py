@@ -16,33 +16,35 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import config as config_lib
-from alexnet_jax import panels, predict, trained
-from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.data import files as image_files
+from alexnet_jax import predict, settings
+from alexnet_jax.data import photos
+from alexnet_jax.evaluation.trained_network import TrainedNetwork
+from alexnet_jax.evaluation.viewer import Viewer
 from alexnet_jax.model import AlexNet, make_mesh
-from alexnet_jax.trained import Trained, Viewer
+from alexnet_jax.pictures import figure4
+from alexnet_jax.run import inputs
+from alexnet_jax.run.checkpoint import Checkpoints
 
 SIZE, CROP = 104, 96
 CLASSES = tuple("abcdefghijkl")
 
 
 @functools.cache
-def network() -> Trained:
+def network() -> TrainedNetwork:
     """A small network with random weights, and a mean image with another value at every pixel."""
     config = fixtures.small_config(f"data.size={SIZE}", "data.test=test", "data.validation=")
     params = jax.tree.map(np.float32, fixtures.random_params(fixtures.small_network()))
     mean = np.random.default_rng(1).uniform(100, 140, (SIZE, SIZE, 3)).astype(np.float32)
     variables = {"params": params, "batch_stats": {}}
-    return Trained("tested", config, make_mesh(1, 1), variables, mean, CLASSES, 7)
+    return TrainedNetwork("tested", config, make_mesh(1, 1), variables, mean, CLASSES, 7)
 
 
 def write_run(workdir: Path, *assignments: str) -> Path:
     """The same network as a run's directory."""
-    config = config_lib.override(network().config, assignments)
+    config = settings.override(network().config, assignments)
     workdir.mkdir()
-    config_lib.save(config, workdir / "config.json")
-    trained.write_input(workdir, np.asarray(network().viewer.mean_image), CLASSES)
+    settings.save(config, workdir / "config.json")
+    inputs.write_input(workdir, np.asarray(network().viewer.mean_image), CLASSES)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         model = jax.tree.map(jax.numpy.asarray, network().variables)
         checkpoints.save(7, {"model": model}, {}, None)
@@ -143,7 +145,7 @@ def test_files_in_folders_are_found_in_order(photos: Path, tmp_path: Path) -> No
     (tmp_path / "empty").mkdir()
     notes = str(photos / "notes.txt")
     paths = [notes, str(photos), str(tmp_path / "empty"), str(tmp_path / "no.jpg")]
-    files, problems = image_files.find_images(paths)
+    files, problems = photos.find_images(paths)
     assert files[0] == notes and files[1:] == sorted(files[1:])
     suffixes = (".png", ".jpg")
     there = [p for p in photos.rglob("*") if p.suffix in suffixes and p.name[0] != "."]
@@ -156,7 +158,7 @@ def test_files_in_folders_are_found_in_order(photos: Path, tmp_path: Path) -> No
 
 def test_predictions_are_those_of_each_file(photos: Path) -> None:
     """In the order of the files, over a batch's end, with bad ones between."""
-    files, _ = image_files.find_images([str(photos)])
+    files, _ = photos.find_images([str(photos)])
     found = list(predict.predictions(network(), files))
     assert [file for file, _, _ in found] == files
     reasons = {Path(file).name: said for file, said, _ in found if isinstance(said, str)}
@@ -177,7 +179,7 @@ def test_no_more_than_two_batches_are_read_ahead(monkeypatch: pytest.MonkeyPatch
     asked: list[str] = []
     monkeypatch.setattr(image_files, "_read", lambda file, size: asked.append(file) or "no")
     endless = (str(i) for i in iter(int, 1))
-    batches = image_files.read_images(endless, SIZE, 4)
+    batches = photos.read_images(endless, SIZE, 4)
     for count in (1, 2, 3):
         assert len(next(batches)) == 4
         assert 4 * count <= len(asked) <= 4 * (count + 1)
@@ -186,11 +188,11 @@ def test_no_more_than_two_batches_are_read_ahead(monkeypatch: pytest.MonkeyPatch
 
 def test_the_label_is_the_folders_name() -> None:
     """By the name in the dataset, or by the words; words never hide a name."""
-    labels = image_files.labels_by_name(["n01", "cat", "n03"], ["cat", "lion", "dog"])
-    assert image_files.folder_label("x/n03/1.jpg", labels) == 2
-    assert image_files.folder_label("x/dog/1.jpg", labels) == 2
-    assert image_files.folder_label("x/cat/1.jpg", labels) == 1
-    assert image_files.folder_label("dog/x/1.jpg", labels) is None
+    labels = photos.labels_by_name(["n01", "cat", "n03"], ["cat", "lion", "dog"])
+    assert photos.folder_label("x/n03/1.jpg", labels) == 2
+    assert photos.folder_label("x/dog/1.jpg", labels) == 2
+    assert photos.folder_label("x/cat/1.jpg", labels) == 1
+    assert photos.folder_label("dog/x/1.jpg", labels) is None
 
 
 # --- the program ----------------------------------------------------------------------------------
@@ -266,10 +268,10 @@ def test_the_bar_of_the_true_label_is_red(tmp_path: Path) -> None:
     picture, path = squares(1)[0], tmp_path / "figure.png"
     top = [("a", 0.6), ("b", 0.3), ("c", 0.05)]
     for truth, share in (("a", 0.6), ("b", 0.3), ("z", 0), (None, 0)):
-        panels.draw_predictions([panels.Prediction(picture, top, truth)], path)
+        figure4.draw_predictions([figure4.Prediction(picture, top, truth)], path)
         others = 0.95 - share
-        red, blue = colour_share(path, panels.TRUE), colour_share(path, panels.OTHER)
-        full = panels.SIDE * panels.BAR * 0.88
+        red, blue = colour_share(path, figure4.TRUE), colour_share(path, figure4.OTHER)
+        full = figure4.SIDE * figure4.BAR * 0.88
         assert red == pytest.approx(share * full, abs=0.12 * full), truth  # letters lie over it
         assert blue == pytest.approx(others * full, abs=0.2 * full), truth
 

@@ -13,10 +13,10 @@ import data_fixtures as fixtures
 import numpy as np
 import pytest
 
-from alexnet_jax.data import cache as caches
-from alexnet_jax.data import cost, images, preparation, sources, undecoded
-from alexnet_jax.data.records import Record, Source
-from alexnet_jax.data.statistics import Sums
+from alexnet_jax.data import decoding, on_demand, sources
+from alexnet_jax.data.cache import building, estimate, store
+from alexnet_jax.data.cache.statistics import Sums
+from alexnet_jax.data.sources.record import Record, Source
 from alexnet_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -53,8 +53,8 @@ def assert_same_files(first: pathlib.Path, second: pathlib.Path) -> None:
 
 def test_contents_and_statistics_against_float64(tmp_path):
     source = photos()
-    cache = preparation.make_cache(source, 16, str(tmp_path / "c"))
-    train = np.stack([images.fit(source.splits["train"][i].content, 16) for i in range(150)])
+    cache = building.make_cache(source, 16, str(tmp_path / "c"))
+    train = np.stack([decoding.fit(source.splits["train"][i].content, 16) for i in range(150)])
     np.testing.assert_array_equal(cache.images["train"], train)
     np.testing.assert_array_equal(cache.labels["train"], np.arange(150) % 3)
     assert cache.labels["test"].dtype == np.int32 and len(cache.images["test"]) == 5
@@ -100,21 +100,21 @@ def test_statistics_are_exact_at_imagenets_size():
 
 def test_files_do_not_depend_on_the_number_of_workers(tmp_path):
     for workers in (1, 3):
-        preparation.make_cache(photos(), 16, str(tmp_path / str(workers)), workers=workers)
+        building.make_cache(photos(), 16, str(tmp_path / str(workers)), workers=workers)
     assert_same_files(tmp_path / "1", tmp_path / "3")
 
 
 @pytest.mark.parametrize("holdout", [40, 4 / 15])
 def test_holdout(tmp_path, holdout):
-    whole = preparation.make_cache(photos(), 16, str(tmp_path / "whole"))
-    cache = preparation.make_cache(photos(), 16, str(tmp_path / "holdout"), holdout=holdout)
+    whole = building.make_cache(photos(), 16, str(tmp_path / "whole"))
+    cache = building.make_cache(photos(), 16, str(tmp_path / "holdout"), holdout=holdout)
     train, held = cache.images["train"], cache.images["validation"]
     assert (len(train), len(held)) == (110, 40)
     together = {image.tobytes() for image in train} | {image.tobytes() for image in held}
     assert together == {image.tobytes() for image in whole.images["train"]} and len(together) == 150
     mean = np.asarray(train, np.float64).mean(axis=0)  # the held-out images count in no statistic
     np.testing.assert_array_equal(cache.mean_image, mean.astype(np.float32))
-    again = preparation.make_cache(photos(), 16, str(tmp_path / "again"), holdout=holdout)
+    again = building.make_cache(photos(), 16, str(tmp_path / "again"), holdout=holdout)
     assert again.fingerprint == cache.fingerprint != whole.fingerprint
 
 
@@ -126,7 +126,7 @@ def test_names_of_any_kind_come_back(tmp_path):
             return super().__getitem__(index)._replace(name=names[index])
 
     source = Source("s", ("a", "b", "c"), {"train": Named(6)}, "")
-    cache = preparation.make_cache(source, 16, str(tmp_path / "c"))
+    cache = building.make_cache(source, 16, str(tmp_path / "c"))
     assert [name for _, _, name in cache.rows("train")] == names
 
 
@@ -136,10 +136,10 @@ def test_names_of_any_kind_come_back(tmp_path):
 SLOW = """
 import sys, time
 from alexnet_jax.data import cost, images, preparation, sources
-preparation.RECORD_SECONDS, preparation.CHUNK = 0.0, 4
-load = images.load
-images.load = lambda content, size: (time.sleep(float(sys.argv[3])), load(content, size))[1]
-preparation.make_cache(sources.open_source(sys.argv[1]), 16, sys.argv[2], holdout=20, workers=2)
+building.RECORD_SECONDS, building.CHUNK = 0.0, 4
+load = decoding.load
+decoding.load = lambda content, size: (time.sleep(float(sys.argv[3])), load(content, size))[1]
+building.make_cache(sources.open_source(sys.argv[1]), 16, sys.argv[2], holdout=20, workers=2)
 """
 
 
@@ -159,7 +159,7 @@ def pets(tmp_path_factory) -> pathlib.Path:
     root = tmp_path_factory.mktemp("pets")
     fixtures.write_folder(root / "pets", {"train": 100, "test": 4}, ("cat", "dog", "emu"))
     source = sources.open_source(f"folder:{root}/pets")
-    preparation.make_cache(source, 16, str(root / "unbroken"), holdout=20, workers=1)
+    building.make_cache(source, 16, str(root / "unbroken"), holdout=20, workers=1)
     return root
 
 
@@ -200,7 +200,7 @@ def test_a_record_that_the_files_contradict_is_not_believed(pets, tmp_path):
     images_file = partial / "train.images.npy"
     images_file.write_bytes(images_file.read_bytes()[:100])
     source = sources.open_source(f"folder:{pets}/pets")
-    preparation.make_cache(source, 16, str(out), holdout=20)
+    building.make_cache(source, 16, str(out), holdout=20)
     assert_same_files(out, pets / "unbroken")
 
 
@@ -211,16 +211,16 @@ def test_another_preparation_in_the_same_place_is_refused(pets, tmp_path):
     with pytest.raises(
         UserError, match=r"another.*at 16 pixels with.*asked for.*at 20 pixels with"
     ):
-        preparation.make_cache(source, 20, str(out), holdout=20)
+        building.make_cache(source, 20, str(out), holdout=20)
     with pytest.raises(UserError, match=r"holdout=20; asked for is .* pixels: delete it"):
-        preparation.make_cache(source, 16, str(out))
+        building.make_cache(source, 16, str(out))
     with pytest.raises(UserError, match="asked for is photos"):
-        preparation.make_cache(photos(), 16, str(out))
+        building.make_cache(photos(), 16, str(out))
     same_list = dataclasses.replace(source, name="folder:/elsewhere")  # perhaps of other images
     with pytest.raises(UserError, match="asked for is folder:/elsewhere"):
-        preparation.make_cache(same_list, 16, str(out), holdout=20)
+        building.make_cache(same_list, 16, str(out), holdout=20)
     with pytest.raises(UserError, match=r"is no cache .*c\.partial is one that is not complete"):
-        caches.open_cache(str(tmp_path / "c"))
+        store.open_cache(str(tmp_path / "c"))
 
 
 def test_a_full_disk_costs_nothing_that_was_done(pets, tmp_path):
@@ -251,7 +251,7 @@ def test_a_full_disk_costs_nothing_that_was_done(pets, tmp_path):
     source = sources.open_source(f"folder:{pets}/pets")
     splits = {name: Counted(split) for name, split in source.splits.items()}
     source = Source(source.name, source.class_names, splits, source.identity)
-    preparation.make_cache(source, 16, str(tmp_path / "c"), holdout=20)
+    building.make_cache(source, 16, str(tmp_path / "c"), holdout=20)
     assert_same_files(tmp_path / "c", pets / "unbroken")
     assert len(read) < 312 - 80_000 // (16 * 16 * 3)
 
@@ -273,26 +273,26 @@ def test_what_an_unrecorded_attempt_left_is_not_taken_for_its_own(pets, tmp_path
         (partial / name).write_bytes((pets / "unbroken" / "train.csv").read_bytes())
     (partial / "progress.npz").write_bytes(b"PK\x03\x04 and no more")
     source = sources.open_source(f"folder:{pets}/pets")
-    preparation.make_cache(source, 16, str(tmp_path / "c"), holdout=20)
+    building.make_cache(source, 16, str(tmp_path / "c"), holdout=20)
     assert_same_files(tmp_path / "c", pets / "unbroken")
 
 
 def test_what_is_there_is_not_overwritten_nor_taken_for_another(pets, tmp_path):
     source = sources.open_source(f"folder:{pets}/pets")
-    again = preparation.make_cache(source, 16, str(pets / "unbroken"), holdout=20)
-    assert again.fingerprint == caches.open_cache(str(pets / "unbroken")).fingerprint
+    again = building.make_cache(source, 16, str(pets / "unbroken"), holdout=20)
+    assert again.fingerprint == store.open_cache(str(pets / "unbroken")).fingerprint
     with pytest.raises(UserError, match=r"unbroken is the cache of .*holdout=20; asked for"):
-        preparation.make_cache(source, 16, str(pets / "unbroken"))
+        building.make_cache(source, 16, str(pets / "unbroken"))
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("mine")
     for taken in ("file", "folder"):
         with pytest.raises(UserError, match=f"{taken} is there and is no cache: give a new"):
-            preparation.make_cache(source, 16, str(tmp_path / taken))
+            building.make_cache(source, 16, str(tmp_path / taken))
     assert (tmp_path / "folder" / "file").read_text() == "mine"
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "empty")
-    linked = preparation.make_cache(source, 16, str(tmp_path / "link"), holdout=20)
+    linked = building.make_cache(source, 16, str(tmp_path / "link"), holdout=20)
     assert linked.fingerprint == again.fingerprint and (tmp_path / "empty" / "meta.json").exists()
 
 
@@ -317,7 +317,7 @@ def test_what_is_there_is_not_overwritten_nor_taken_for_another(pets, tmp_path):
 )
 def test_what_cannot_be_made(tmp_path, source, size, holdout, message):
     with pytest.raises(UserError, match=message):
-        preparation.make_cache(source, size, str(tmp_path / "c"), holdout)
+        building.make_cache(source, size, str(tmp_path / "c"), holdout)
     assert not (tmp_path / "c").exists()
 
 
@@ -325,7 +325,7 @@ def test_holdout_beside_a_validation_split(tmp_path):
     splits = {"train": Photos(9), "validation": Photos(3)}
     source = Source("s", ("a", "b", "c"), splits, "")
     with pytest.raises(UserError, match="validation split of its own"):
-        preparation.make_cache(source, 16, str(tmp_path / "c"), holdout=3)
+        building.make_cache(source, 16, str(tmp_path / "c"), holdout=3)
 
 
 @pytest.fixture
@@ -341,9 +341,9 @@ def spoilt(tmp_path) -> Source:
 def test_a_bad_image_stops_the_preparation_or_is_left_out(tmp_path, spoilt):
     out = str(tmp_path / "c")
     with pytest.raises(UserError, match=r"train/dog/17\.png of the split train .*mend it and"):
-        preparation.make_cache(spoilt, 16, out)
+        building.make_cache(spoilt, 16, out)
     assert not (tmp_path / "c").exists()
-    cache = preparation.make_cache(spoilt, 16, out, on_bad_image="skip")
+    cache = building.make_cache(spoilt, 16, out, on_bad_image="skip")
     assert (len(cache.images["train"]), len(cache.images["test"])) == (158, 5)
     meta = json.loads((tmp_path / "c" / "meta.json").read_text())
     assert meta["skipped"] == {"train": 2, "test": 1}
@@ -360,10 +360,10 @@ def test_a_bad_image_stops_the_preparation_or_is_left_out(tmp_path, spoilt):
     assert len(names) == len(good)
     for row, record in enumerate(good):
         assert names[row] == record.name
-        np.testing.assert_array_equal(cache.images["train"][row], images.load(record.content, 16))
+        np.testing.assert_array_equal(cache.images["train"][row], decoding.load(record.content, 16))
         assert cache.labels["train"][row] == record.label
-    caches.verify(cache)
-    preparation.make_cache(spoilt, 16, str(tmp_path / "at once"), on_bad_image="skip")
+    store.verify(cache)
+    building.make_cache(spoilt, 16, str(tmp_path / "at once"), on_bad_image="skip")
     assert_same_files(tmp_path / "c", tmp_path / "at once")
 
 
@@ -371,11 +371,11 @@ def test_skipped_images_are_not_forgotten_by_fail(tmp_path, spoilt, monkeypatch)
     """Broken off after images were left out; then asked to fail at such images."""
     monkeypatch.setattr(preparation, "_complete", mock.Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        preparation.make_cache(spoilt, 16, str(tmp_path / "c"), on_bad_image="skip")
+        building.make_cache(spoilt, 16, str(tmp_path / "c"), on_bad_image="skip")
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"left out 3 images already .*on_bad_image=skip, or del"):
-        preparation.make_cache(spoilt, 16, str(tmp_path / "c"))
-    cache = preparation.make_cache(spoilt, 16, str(tmp_path / "c"), on_bad_image="skip")
+        building.make_cache(spoilt, 16, str(tmp_path / "c"))
+    cache = building.make_cache(spoilt, 16, str(tmp_path / "c"), on_bad_image="skip")
     assert len(cache.images["train"]) == 158
 
 
@@ -384,9 +384,9 @@ def test_a_file_that_cannot_be_read_is_a_bad_image(tmp_path):
     (tmp_path / "pets" / "train" / "cat" / "z.png").symlink_to("/not/there")
     source = sources.open_source(f"folder:{tmp_path}/pets")
     with pytest.raises(UserError, match=r"cat/z\.png: No such file"):
-        preparation.make_cache(source, 16, str(tmp_path / "c"))
-    assert cost.estimate(source, 16).images == 9
-    cache = preparation.make_cache(source, 16, str(tmp_path / "c"), on_bad_image="skip")
+        building.make_cache(source, 16, str(tmp_path / "c"))
+    assert estimate.estimate(source, 16).images == 9
+    cache = building.make_cache(source, 16, str(tmp_path / "c"), on_bad_image="skip")
     assert len(cache.images["train"]) == 8
 
 
@@ -395,7 +395,7 @@ def test_a_split_of_bad_images_only_is_left_out(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / "pets" / "test" / name / "0.png").write_text("a poem")
     source = sources.open_source(f"folder:{tmp_path}/pets")
-    cache = preparation.make_cache(source, 16, str(tmp_path / "c"), on_bad_image="skip")
+    cache = building.make_cache(source, 16, str(tmp_path / "c"), on_bad_image="skip")
     assert list(cache.images) == ["train"]
     assert not list((tmp_path / "c").glob("test*"))
     assert json.loads((tmp_path / "c" / "meta.json").read_text())["skipped"]["test"] == 2
@@ -406,7 +406,7 @@ def test_nothing_but_bad_images(tmp_path):
         (tmp_path / "pets" / "train" / name).mkdir(parents=True)
         (tmp_path / "pets" / "train" / name / "1.jpg").write_text("a poem")
     with pytest.raises(UserError, match="none of the training images can be used"):
-        preparation.make_cache(
+        building.make_cache(
             sources.open_source(f"folder:{tmp_path}/pets"), 16, str(tmp_path / "c"),
             on_bad_image="skip",
         )  # fmt: skip
@@ -416,9 +416,9 @@ def test_nothing_but_bad_images(tmp_path):
 
 
 def test_undecoded_gives_the_pixels_of_the_cache(pets):
-    cache = caches.open_cache(str(pets / "unbroken"))
+    cache = store.open_cache(str(pets / "unbroken"))
     source = sources.open_source(f"folder:{pets}/pets")
-    direct = undecoded.open_undecoded(source, 16, holdout=20)
+    direct = on_demand.open_undecoded(source, 16, holdout=20)
     for split in ("train", "validation", "test"):
         assert direct.images[split].shape == cache.images[split].shape
         np.testing.assert_array_equal(direct.images[split][:], cache.images[split])
@@ -430,21 +430,21 @@ def test_undecoded_gives_the_pixels_of_the_cache(pets):
         assert direct.images[split][2:2].shape == (0, 16, 16, 3)
     np.testing.assert_array_equal(direct.mean_image, cache.mean_image)  # fewer than the sample
     np.testing.assert_array_equal(direct.eigenvalues, cache.eigenvalues)
-    again = undecoded.open_undecoded(source, 16, holdout=20)
+    again = on_demand.open_undecoded(source, 16, holdout=20)
     assert again.fingerprint == direct.fingerprint
-    assert undecoded.open_undecoded(source, 20, holdout=20).fingerprint != direct.fingerprint
+    assert on_demand.open_undecoded(source, 20, holdout=20).fingerprint != direct.fingerprint
 
 
 def test_undecoded_names_a_bad_image(spoilt):
     with pytest.raises(UserError, match=r"dog/(17|21)\.png cannot be used"):
-        undecoded.open_undecoded(spoilt, 16)
+        on_demand.open_undecoded(spoilt, 16)
 
 
 def test_undecoded_tfds_gives_the_pixels_of_its_cache(tmp_path):
     fixtures.prepare_tfds(fixtures.TinyPhotos, tmp_path)
     source = sources.open_source("tfds:tiny_photos", str(tmp_path))
-    cache = preparation.make_cache(source, 16, str(tmp_path / "c"))
-    direct = undecoded.open_undecoded(source, 16)
+    cache = building.make_cache(source, 16, str(tmp_path / "c"))
+    direct = on_demand.open_undecoded(source, 16)
     assert list(direct.images) == list(cache.images) == ["train", "validation"]
     for split in cache.images:
         np.testing.assert_array_equal(direct.images[split][:], cache.images[split])

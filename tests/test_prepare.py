@@ -13,7 +13,7 @@ import pytest
 from run_fixtures import Tiny, rows
 from test_preparation import assert_same_files
 
-from alexnet_jax.data import cache as caches
+from alexnet_jax.data.cache import store
 
 
 def prepare(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
@@ -77,7 +77,7 @@ def test_sigterm_keeps_what_was_prepared(tmp_path):
     assert done.returncode == 0 and "less what is in" in done.stdout, done.stderr
     prepare(*flags, f"--out={tmp_path}/at_once", "--workers=1")
     assert_same_files(tmp_path / "c", tmp_path / "at_once")
-    cache = caches.open_cache(str(tmp_path / "c"))
+    cache = store.open_cache(str(tmp_path / "c"))
     assert {name: len(images) for name, images in cache.images.items()} == {
         "train": 1800, "validation": 600,
     }  # fmt: skip
@@ -102,7 +102,7 @@ def test_a_prepared_tfds_directory(tmp_path):
     assert done.returncode == 0 and done.stderr == "", done.stderr
     again = prepare(*flags, "--size=32")
     assert again.returncode == 0 and "is complete already" in again.stdout, again.stderr
-    cache = caches.open_cache(str(tmp_path / "c"))
+    cache = store.open_cache(str(tmp_path / "c"))
     assert len(cache.images["train"]) == 12 and len(cache.images["validation"]) == 4
     assert sorted(name for _, _, name in cache.rows("train")) == sorted(map(str, range(12)))
 

@@ -4,9 +4,9 @@ import json
 import re
 from pathlib import Path
 
-from alexnet_jax import config as config_lib
-from alexnet_jax.describe import table
+from alexnet_jax import settings
 from alexnet_jax.model import Network
+from alexnet_jax.pictures.network_table import table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -52,9 +52,9 @@ def test_fashion_mnist_keeps_its_promise() -> None:
     assert run["test"]["10"]["examples"] == 10_000
     assert run["test"]["10"]["top1_error"] <= 0.09
     assert run["seconds"] <= 25 * 60
-    saved = config_lib.read(folder / "config.json")
-    assert config_lib.flatten(saved) == config_lib.flatten(
-        config_lib.override(config_lib.load("fashion_mnist"), [f"seed={run['seed']}"])
+    saved = settings.read(folder / "config.json")
+    assert settings.flatten(saved) == settings.flatten(
+        settings.override(settings.load("fashion_mnist"), [f"seed={run['seed']}"])
     )
     assert saved.data.validation == "" and saved.data.holdout == 0
     assert saved.optim.schedule == "steps"
@@ -144,6 +144,6 @@ def test_every_file_that_is_named_is_there() -> None:
 
 def test_every_field_that_is_named_exists() -> None:
     """--config.FIELD=... for all the fields in the text."""
-    known = config_lib.flatten(config_lib.load("imagenet"))
+    known = settings.flatten(settings.load("imagenet"))
     fields = set(re.findall(r"--config\.([\w.]+)=", README)) - {"FIELD"}
     assert fields and fields <= known.keys(), fields - known.keys()

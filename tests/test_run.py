@@ -15,8 +15,8 @@ import run_fixtures as fixtures
 from run_fixtures import Tiny
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.interrupts import sole_owner
-from alexnet_jax.report import Report
+from alexnet_jax.files import sole_owner
+from alexnet_jax.training.report import Report
 
 # A save takes longer than the four steps to the next one, so that few kills miss one. The plateau
 # rule drops the rate three times in these 15 epochs, so its state is part of what has to come back.

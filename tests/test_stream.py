@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from alexnet_jax.data import augment, stream
+from alexnet_jax.data import augmentation, stream
 from alexnet_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -90,15 +90,17 @@ def test_crops_are_windows_of_their_images():
 def test_all_positions_of_the_released_code_and_of_the_paper():
     """33 x 33 x 2 in convdata_jpeg.py:239,244, 32 x 32 x 2 = "a factor of 2048" in the paper."""
     for last_offset, side in ((True, 33), (False, 32)):
-        positions = augment.crop_positions(256, 224, last_offset)
-        draws = augment.draw(np.random.default_rng(0), 50_000, positions)
+        positions = augmentation.crop_positions(256, 224, last_offset)
+        draws = augmentation.draw(np.random.default_rng(0), 50_000, positions)
         cells, counts = np.unique(draws.offsets, axis=0, return_counts=True)
         assert len(cells) == side * side * 2 and cells.max() == side - 1
         # 50,000 draws into 2,178 (2,048) cells: chi-squared has that mean and twice that variance.
         expected = 50_000 / len(cells)
         chi_squared = ((counts - expected) ** 2 / expected).sum()
         assert abs(chi_squared - len(cells)) < 4 * (2 * len(cells)) ** 0.5
-    assert augment.crop_positions(24, 24, True) == augment.crop_positions(24, 24, False) == 1
+    assert (
+        augmentation.crop_positions(24, 24, True) == augmentation.crop_positions(24, 24, False) == 1
+    )
 
 
 def test_no_flip_and_no_crop_leave_the_image_alone():
@@ -140,7 +142,7 @@ def test_lighting_on_the_device_and_on_the_host_against_the_float32_reference():
     on_host = take(6, lighting_on="host", **options)
     for step, (device, host) in enumerate(zip(on_device, on_host)):
         rng = np.random.Generator(np.random.Philox(key=np.array([1, step], np.uint64)))
-        alphas = augment.draw(rng, 50, augment.crop_positions(20, CROP)).alphas
+        alphas = augmentation.draw(rng, 50, augmentation.crop_positions(20, CROP)).alphas
         shift = reference_shift(alphas, np.sqrt(cache.eigenvalues), cache.eigenvectors)
         assert np.abs(device["shift"] - shift).max() < 1e-3
         # grey levels: crop, minus mean, plus shift, in float32 (design, section 6)
@@ -160,20 +162,20 @@ def test_shifts_have_a_hundredth_of_the_pixels_covariance():
     colour statistics at a tenth of its standard deviation."""
     cache = lit_cache()
     covariance = cache.eigenvectors @ np.diag(cache.eigenvalues) @ cache.eigenvectors.T
-    alphas = augment.draw(np.random.default_rng(2), 200_000, 1).alphas
-    shift = augment.lighting_shift(alphas, cache.eigenvalues, cache.eigenvectors, "sqrt")
+    alphas = augmentation.draw(np.random.default_rng(2), 200_000, 1).alphas
+    shift = augmentation.lighting_shift(alphas, cache.eigenvalues, cache.eigenvectors, "sqrt")
     found = shift.T @ shift / len(shift)
     assert np.abs(found - covariance / 100).max() < 0.01 * covariance.max() / 100
-    assert augment.lighting_shift(alphas, *[cache.eigenvalues] * 2, "none").max() == 0
+    assert augmentation.lighting_shift(alphas, *[cache.eigenvalues] * 2, "none").max() == 0
 
 
 def test_the_printed_formula_moves_by_5_8_grey_levels():
     """On pixels scaled to 0..1, with ImageNet's largest eigenvalue, 121.78^2 (input_meta)."""
-    alphas = np.array([[0, 0, augment.LIGHTING_STD]])
+    alphas = np.array([[0, 0, augmentation.LIGHTING_STD]])
     eigenvalues = np.array([19.721, 37.094, 121.780]) ** 2
-    shift = augment.lighting_shift(alphas, eigenvalues, np.eye(3), "eigenvalue")
+    shift = augmentation.lighting_shift(alphas, eigenvalues, np.eye(3), "eigenvalue")
     np.testing.assert_allclose(shift, [[0, 0, 5.816]], atol=1e-3)
-    shift = augment.lighting_shift(alphas, eigenvalues, np.eye(3), "sqrt")
+    shift = augmentation.lighting_shift(alphas, eigenvalues, np.eye(3), "sqrt")
     np.testing.assert_allclose(shift, [[0, 0, 12.178]], atol=1e-3)
 
 
@@ -181,7 +183,7 @@ def test_the_printed_formula_moves_by_5_8_grey_levels():
 def test_colour_is_added_saturating(shift):
     image = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     expected = np.clip(image.astype(int) + np.rint(shift).astype(int), 0, 255)
-    cut = augment.cut(
+    cut = augmentation.cut(
         image[np.newaxis],
         np.array([0, 0]),
         np.array([[0, 0, 0], [0, 0, 1]]),

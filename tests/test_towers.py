@@ -16,11 +16,13 @@ from conftest import FullSize, gradient_function
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from alexnet_jax import config as config_lib
-from alexnet_jax import optim
-from alexnet_jax.configs import base, small
-from alexnet_jax.model import AlexNet, Conv, Dense, Network, make_mesh, towers
-from alexnet_jax.step import State, initial_state, make_train_step
+from alexnet_jax import settings
+from alexnet_jax.configs import base
+from alexnet_jax.model import AlexNet, Conv, Dense, Network, make_mesh
+from alexnet_jax.model.mesh import IMAGES, shardings, spec_of
+from alexnet_jax.settings import scaling
+from alexnet_jax.training import update_rule
+from alexnet_jax.training.step import State, initial_state, make_train_step
 
 MESHES = [(1, 2), (2, 1), (2, 2), (4, 2)]  # data x tower
 BATCH, STEPS = 8, 10
@@ -28,8 +30,8 @@ BATCH, STEPS = 8, 10
 
 def placed(model: AlexNet, params: Any, *batch: Any) -> tuple[Any, ...]:
     """Parameters and per-example arrays where they lie during training."""
-    params = jax.device_put(params, towers.shardings(params, model.mesh))
-    return params, *jax.device_put(batch, NamedSharding(model.mesh, towers.IMAGES))
+    params = jax.device_put(params, shardings(params, model.mesh))
+    return params, *jax.device_put(batch, NamedSharding(model.mesh, IMAGES))
 
 
 @functools.cache
@@ -60,7 +62,7 @@ def run_config(norm: str) -> ConfigDict:
     config = base.get_config()
     config.seed, config.model.norm = 3, norm
     config.model.classes, config.model.input_size = 12, 96
-    small.shrink(config.model, conv=1 / 16, fc=32)
+    scaling.shrink(config.model, conv=1 / 16, fc=32)
     return config
 
 
@@ -68,8 +70,8 @@ def run_config(norm: str) -> ConfigDict:
 def start(norm: str) -> State:
     """The state before the first step, on the host. Once, since drawing takes long to compile."""
     config = run_config(norm)
-    model = AlexNet(config_lib.network(config), make_mesh(1, 1))
-    optimizer = optim.update_rule(config.optim, STEPS)
+    model = AlexNet(settings.network(config), make_mesh(1, 1))
+    optimizer = update_rule.update_rule(config.optim, STEPS)
     return jax.device_get(initial_state(model, optimizer, config.seed))
 
 
@@ -77,19 +79,19 @@ def start(norm: str) -> State:
 def trained(data: int, tower: int, norm: str = "lrn") -> dict[str, Any]:
     """Ten real training steps over two drops of the rate: the losses, and what batch norm keeps."""
     config = run_config(norm)
-    model = AlexNet(config_lib.network(config), make_mesh(data, tower))
+    model = AlexNet(settings.network(config), make_mesh(data, tower))
     rng = np.random.default_rng(0)
     mean_image = rng.uniform(100, 140, (104, 104, 3)).astype(np.float32)
-    optimizer = optim.update_rule(config.optim, STEPS)
+    optimizer = update_rule.update_rule(config.optim, STEPS)
     step = make_train_step(model, optimizer, mean_image, config, STEPS)
-    state = jax.device_put(start(norm), towers.shardings(start(norm), model.mesh))
+    state = jax.device_put(start(norm), shardings(start(norm), model.mesh))
     losses = []
     for _ in range(STEPS):
         batch = {
             "image": rng.integers(0, 256, (BATCH, 96, 96, 3), np.uint8),
             "label": rng.integers(0, 12, BATCH, np.int32),
         }
-        state = step(state, jax.device_put(batch, NamedSharding(model.mesh, towers.IMAGES)))
+        state = step(state, jax.device_put(batch, NamedSharding(model.mesh, IMAGES)))
         losses.append(float(state.running["loss"]) / BATCH)
         state = state.replace(running=jax.tree.map(jnp.zeros_like, state.running))
     return {"losses": np.array(losses), "batch_stats": jax.device_get(state.batch_stats)}
@@ -108,7 +110,7 @@ def drawn(data: int, tower: int) -> Drawn:
     """Weights and masks of a seed, for a network of few layers."""
     gone = {name: Conv(0, 3) for name in ("conv3", "conv4", "conv5")}
     model = AlexNet(fixtures.small_network(**gone), make_mesh(data, tower))
-    optimizer = optim.update_rule(base.get_config().optim, STEPS)
+    optimizer = update_rule.update_rule(base.get_config().optim, STEPS)
     state = initial_state(model, optimizer, seed=3)
     masks = jax.jit(lambda key: model.dropout_masks(key, BATCH))(jax.random.key(5))
     conv2 = state.params["conv2"]["kernel"].addressable_shards[0].data.shape
@@ -215,13 +217,13 @@ def test_the_towers_speak_four_times(network: Network) -> None:
     """
     model = AlexNet(network, make_mesh(1, 2))
     images = jax.ShapeDtypeStruct(
-        (2, 224, 224, 3), jnp.float32, sharding=NamedSharding(model.mesh, towers.IMAGES)
+        (2, 224, 224, 3), jnp.float32, sharding=NamedSharding(model.mesh, IMAGES)
     )
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     variables = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,
-        towers.shardings(shapes, model.mesh),
+        shardings(shapes, model.mesh),
     )
     program = jax.jit(model.apply).lower(variables, images).compile().as_text()
     fc7 = network.fc7.width
@@ -284,6 +286,6 @@ def test_one_tower_does_not_spread_over_two() -> None:
 
 def test_the_rule_of_placement() -> None:
     """The last axis over the towers if it divides; scalars and odd classes on both."""
-    assert towers.spec_of((5, 5, 48, 256), 2) == PartitionSpec(None, None, None, "tower")
-    assert towers.spec_of((4096,), 2) == PartitionSpec("tower")
-    assert towers.spec_of((4096, 999), 2) == towers.spec_of((), 2) == PartitionSpec()
+    assert spec_of((5, 5, 48, 256), 2) == PartitionSpec(None, None, None, "tower")
+    assert spec_of((4096,), 2) == PartitionSpec("tower")
+    assert spec_of((4096, 999), 2) == spec_of((), 2) == PartitionSpec()

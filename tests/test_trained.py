@@ -12,10 +12,11 @@ import trained_fixtures
 from PIL import Image
 
 import alexnet_jax
-from alexnet_jax.data.images import BadImage
+from alexnet_jax.data.decoding import BadImage
 from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation.trained_network import TrainedNetwork
 from alexnet_jax.model import AlexNet, make_mesh
-from alexnet_jax.trained import Trained, words
+from alexnet_jax.run.inputs import words
 
 SIZE, CROP = trained_fixtures.SIZE, 96
 
@@ -29,13 +30,13 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def network(workdir: Path) -> Trained:
+def network(workdir: Path) -> TrainedNetwork:
     """The same, loaded on one device."""
     return alexnet_jax.load(workdir, mesh=make_mesh(1, 1))
 
 
 @pytest.fixture(scope="module")
-def stages(network: Trained) -> dict[str, np.ndarray]:
+def stages(network: TrainedNetwork) -> dict[str, np.ndarray]:
     """Every stage of the central view of three pictures, in float64, with crops by NumPy."""
     start = (SIZE - CROP) // 2
     inside = np.s_[..., start : start + CROP, start : start + CROP, :]
@@ -49,7 +50,7 @@ def stages(network: Trained) -> dict[str, np.ndarray]:
         return jax.tree.map(np.asarray, found[1])
 
 
-def test_every_layer(network: Trained, stages: dict[str, np.ndarray]) -> None:
+def test_every_layer(network: TrainedNetwork, stages: dict[str, np.ndarray]) -> None:
     """Each name gives its stage, and a bare name the layer's activations."""
     pictures = trained_fixtures.pictures(3)
     for layer, stage in network.layers.items():
@@ -60,7 +61,7 @@ def test_every_layer(network: Trained, stages: dict[str, np.ndarray]) -> None:
     assert set(network.layers.values()) == stages.keys()
 
 
-def test_probabilities(network: Trained, stages: dict[str, np.ndarray]) -> None:
+def test_probabilities(network: TrainedNetwork, stages: dict[str, np.ndarray]) -> None:
     """The softmax of the logits; ten views are its average over them."""
     pictures = trained_fixtures.pictures(3)
     powers = np.exp(stages["fc8"] - stages["fc8"].max(1, keepdims=True))
@@ -75,7 +76,7 @@ def test_probabilities(network: Trained, stages: dict[str, np.ndarray]) -> None:
     assert np.abs(views[0] - views[5]).max() > 1e-4  # the views differ
 
 
-def test_what_an_image_may_be(network: Trained, tmp_path: Path) -> None:
+def test_what_an_image_may_be(network: TrainedNetwork, tmp_path: Path) -> None:
     """A path, a file's bytes, pixels of any size: the same picture, the same answer."""
     pixels = trained_fixtures.pictures(1, 170)[0]
     path = tmp_path / "picture.png"
@@ -89,7 +90,7 @@ def test_what_an_image_may_be(network: Trained, tmp_path: Path) -> None:
     assert np.abs(near - found[:1]).max() < 0.05
 
 
-def test_batches_do_not_show(network: Trained) -> None:
+def test_batches_do_not_show(network: TrainedNetwork) -> None:
     """Each image's answer is its own, however many are asked about at once."""
     pictures = trained_fixtures.pictures(37)
     whole = network.logits(pictures)
@@ -98,7 +99,7 @@ def test_batches_do_not_show(network: Trained) -> None:
         assert fixtures.difference(network.logits(pictures[some]), whole[some]) < 1e-5
 
 
-def test_on_several_devices(workdir: Path, network: Trained) -> None:
+def test_on_several_devices(workdir: Path, network: TrainedNetwork) -> None:
     """Both towers on each of four, or a tower on each of two: the same logits."""
     pictures = trained_fixtures.pictures(3)
     for mesh in (make_mesh(4, 1), make_mesh(1, 2)):
@@ -121,7 +122,7 @@ def test_class_names_of_any_bytes(tmp_path: Path, workdir: Path) -> None:
     assert trained_fixtures.trained.read_input(tmp_path, config)[1] == names
 
 
-def test_refusals(network: Trained, workdir: Path, tmp_path: Path) -> None:
+def test_refusals(network: TrainedNetwork, workdir: Path, tmp_path: Path) -> None:
     """What cannot be asked, and directories that hold no network."""
     pictures = trained_fixtures.pictures(1)
     with pytest.raises(UserError, match="no layer 'fc9': one of conv1, conv1/sum"):

@@ -10,8 +10,8 @@ import network_fixtures as fixtures
 import numpy as np
 import pytest
 
-from alexnet_jax import views
-from alexnet_jax.evaluate import Evaluator, sums
+from alexnet_jax.evaluation import views
+from alexnet_jax.evaluation.evaluator import Evaluator, sums
 from alexnet_jax.model import AlexNet, Conv, Dense, Network, make_mesh
 
 SIZE, CROP, CLASSES, COUNT = 30, 23, 7, 11
@@ -43,7 +43,7 @@ def ten_cuts(images: np.ndarray, mean: np.ndarray, crop: int) -> list[np.ndarray
 def test_ten_views(size: int, crop: int) -> None:
     """Also at an odd difference of sizes, and where the crop is the whole image."""
     images, mean = pictures()[:2, :size, :size], mean_image()[:size, :size]
-    asked = views.test_views(size, crop)
+    asked = views.ten_views(size, crop)
     assert len(asked) == 10 and not asked[0].flip
     assert sum(view.flip for view in asked) == 5
     found = [views.cut(images, mean, view, crop) for view in asked]
@@ -56,7 +56,7 @@ def test_ten_views_with_the_mean_of_each_pixel() -> None:
     """The preset 'paper' at test: the mean is subtracted from the whole image, then it is cut."""
     images, mean = pictures()[:2], mean_image()
     centred = images.astype(np.float32) - mean
-    for view in views.test_views(SIZE, CROP):
+    for view in views.ten_views(SIZE, CROP):
         window = centred[:, view.top : view.top + CROP, view.left : view.left + CROP]
         expected = window[:, :, ::-1] if view.flip else window
         found = views.cut(images, mean, view, CROP, aligned=True)
@@ -65,7 +65,7 @@ def test_ten_views_with_the_mean_of_each_pixel() -> None:
 
 def test_views_of_2012() -> None:
     """224 of 256: corners at 0 and 32, centre at 16 (convdata_jpeg.py:226-233)."""
-    places = {(view.top, view.left) for view in views.test_views(256, 224)}
+    places = {(view.top, view.left) for view in views.ten_views(256, 224)}
     assert places == {(16, 16), (0, 0), (0, 32), (32, 0), (32, 32)}
 
 

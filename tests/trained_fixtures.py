@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import network_fixtures as fixtures
 import numpy as np
 
-from alexnet_jax import config as config_lib
-from alexnet_jax import trained
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax import settings
 from alexnet_jax.model import Network
+from alexnet_jax.run import inputs
+from alexnet_jax.run.checkpoint import Checkpoints
 
 SIZE = 110  # of the pictures that views of 96 are cut from
 CLASSES = [f"class {i}" for i in range(12)]
@@ -42,8 +42,8 @@ def save_network(
         for layer, arrays in fixtures.random_params(network, seed).items()
     }
     workdir.mkdir(parents=True, exist_ok=True)
-    config_lib.save(config, workdir / "config.json")
-    trained.write_input(workdir, mean_image(), classes)
+    settings.save(config, workdir / "config.json")
+    inputs.write_input(workdir, mean_image(), classes)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         arrays = {name: {k: jnp.asarray(v) for k, v in own.items()} for name, own in params.items()}
         trees = {"model": {"params": arrays, "batch_stats": {}}}

@@ -4,14 +4,14 @@ import dataclasses
 
 from ml_collections import ConfigDict, config_dict
 
-from alexnet_jax.configs import presets
 from alexnet_jax.model import Network
+from alexnet_jax.settings import presets
 
 
 def get_config(preset: str = "reconciled") -> ConfigDict:
-    """The 2012 run. `preset` is one of the three readings in `presets`."""
+    """Returns the 2012 run, in one of the three readings of `settings.presets`."""
     config = ConfigDict()
-    config.preset = preset
+    config.preset = preset  # the reading of the paper that the fields below start from
     config.seed = 0  # of the initial weights, the dropout masks and the input's order
     config.batch_size = 128  # images a step, over all devices (paper section 5)
     # Start from the weights of this run, or of what `convert` made, not from random ones.
@@ -21,15 +21,18 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.model = ConfigDict(dataclasses.asdict(Network()))
 
     config.optim = ConfigDict()
-    config.optim.schedule = "steps"  # 'steps', 'plateau' or 'dexp'; see optim.py
-    config.optim.learning_rate = 0.01
-    config.optim.momentum = 0.9
-    config.optim.weight_decay = 0.0005
+    # 'steps', 'plateau' (the paper's) or 'dexp' (of 2012's lab notes: down in more and smaller
+    # steps, the weights' rate to a 250th).
+    config.optim.schedule = "steps"
+    config.optim.learning_rate = 0.01  # of the weights (section 5)
+    config.optim.momentum = 0.9  # section 5
+    config.optim.weight_decay = 0.0005  # section 5
     config.optim.decay_biases = False  # layer.cu:565
     config.optim.bias_multiplier = 2.0  # of the weights' rate (layer-params-145.cfg)
     # 'steps': the shares of the run after which the rate is divided by 10
     # (25, 51 and 79 of 91 epochs; layer-params-145.cfg:169-181).
     config.optim.drops = (0.27, 0.56, 0.87)
+    # The same for the biases' rate; () never lowers it.
     config.optim.bias_drops = (0.27, 0.56, 0.87)
     # Shares of the run after which conv1's weights go to a rate of 1e-5, and freeze; 1 is never.
     config.optim.conv1_slow_after = 1.0
@@ -39,22 +42,24 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.optim.patience = 5
 
     config.data = ConfigDict()
-    config.data.source = "tfds:imagenet2012"  # or embedded, fashion_mnist, idx:DIR, folder:DIR
-    config.data.dir = config_dict.placeholder(str)  # None: TFDS's own
+    config.data.source = "tfds:imagenet2012"  # the images; see data/sources for the forms
+    config.data.dir = config_dict.placeholder(str)  # of datasets; None: TFDS's own
     # A cache that `alexnet_jax.prepare` made, of any source. None: the source's own under data.dir,
     # made if need be; 'none': without one, every image is decoded in every epoch.
     config.data.cache = config_dict.placeholder(str)
     config.data.size = 256  # the fixed resolution (section 2)
-    config.data.train = "train"
-    config.data.validation = "validation"  # looked at during training; '' for none
-    config.data.test = "validation"  # looked at once, at the end: the labels of ImageNet's test
-    # split are not public, so the paper's own Table 2 is on the validation split.
+    config.data.train = "train"  # the split to train on
+    config.data.validation = "validation"  # the split looked at during training; '' for none
+    # The split looked at once, at the end: the labels of ImageNet's test split are not public, so
+    # the paper's own Table 2 is on the validation split.
+    config.data.test = "validation"
     config.data.holdout = 0.0  # training images set aside as the split 'validation'; < 1: a share
     config.data.flip = True  # section 4.1, the first form of augmentation
     config.data.last_offset = True  # 33 x 33 crops (convdata_jpeg.py:239); False: the printed 32
     config.data.mean = "centre"  # centre crop of the mean image (convdata_jpeg.py:95), or 'aligned'
-    config.data.lighting = "sqrt"  # of the eigenvalues (convdata_jpeg.py:155-179);
-    # 'eigenvalue': as printed, for pixels scaled to 0..1; 'none'
+    # 'sqrt' of the eigenvalues (convdata_jpeg.py:155-179); 'eigenvalue': as printed, for pixels
+    # scaled to 0..1; 'none'
+    config.data.lighting = "sqrt"
     config.data.lighting_until = 0.75  # share of the run, as in the lab notes
     config.data.lighting_divisor = 1.0  # of the image while lighting is on
     config.data.lighting_on = "host"  # or 'device': exact and faster
@@ -63,13 +68,13 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.dtype = "float32"
 
     config.mesh = ConfigDict()
-    config.mesh.data = 0  # 0: all devices
-    config.mesh.tower = 0  # 0: two towers when the number of devices is even
+    config.mesh.data = 0  # devices that share a batch; 0: all
+    config.mesh.tower = 0  # devices that share the network; 0: 2 when the number of devices is even
 
-    config.eval_batch_size = 128
-    config.log_every = 100  # steps
-    config.eval_every = 1.0  # epochs
-    config.checkpoint_every = 1.0  # epochs
-    config.keep_checkpoints = 3  # the latest; the best one is kept besides
+    config.eval_batch_size = 128  # images at a time in tests, over all devices
+    config.log_every = 100  # steps from one row of training metrics to the next
+    config.eval_every = 1.0  # epochs from one validation to the next
+    config.checkpoint_every = 1.0  # epochs from one checkpoint to the next
+    config.keep_checkpoints = 3  # of the latest; the best one is kept besides
 
     return presets.apply(config, preset)

@@ -9,11 +9,12 @@ Needs no download. 6,000 training images of 20 classes. One to two and a half mi
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.configs import base, small
+from alexnet_jax.configs import base
+from alexnet_jax.settings import presets, scaling
 
 
 def get_config(preset: str = "reconciled") -> ConfigDict:
-    """See the module."""
+    """Returns the configuration, in one of the three readings of `presets`."""
     config = base.get_config(preset)
     config.batch_size = 64
     config.epochs = 8.0
@@ -24,10 +25,8 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
 
     config.model.classes = 20
     config.model.input_size = 112
-    small.shrink(config.model, conv=1 / 4, fc=1024)
+    scaling.shrink(config.model, conv=1 / 4, fc=1024)
 
-    config.optim.drops = (0.7, 0.9)
-    if config.optim.bias_drops:  # the preset `source` never lowers them
-        config.optim.bias_drops = (0.7, 0.9)
+    presets.set_drops(config, 0.7, 0.9)
     config.log_every = 50
     return config

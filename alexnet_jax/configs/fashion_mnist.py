@@ -8,11 +8,12 @@ checkpoint (`experiments/results/fashion_mnist`).
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.configs import base, small
+from alexnet_jax.configs import base
+from alexnet_jax.settings import presets, scaling
 
 
 def get_config(preset: str = "reconciled") -> ConfigDict:
-    """See the module."""
+    """Returns the configuration, in one of the three readings of `presets`."""
     config = base.get_config(preset)
     config.batch_size = 128
     config.epochs = 24.0
@@ -28,9 +29,7 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.model.input_size = 28
     config.model.conv1.kernel, config.model.conv1.stride = 5, 1
     config.model.conv1.padding = (2, 2)
-    small.shrink(config.model, conv=1 / 4, fc=1024)
+    scaling.shrink(config.model, conv=1 / 4, fc=1024)
 
-    config.optim.drops = (0.62, 0.87)
-    if config.optim.bias_drops:  # the preset `source` never lowers them
-        config.optim.bias_drops = (0.62, 0.87)
+    presets.set_drops(config, 0.62, 0.87)
     return config

@@ -15,16 +15,15 @@ come down to 0.001 (epochs 51 and 79 of 25 to 91).
 from ml_collections import ConfigDict
 
 from alexnet_jax.configs import base
+from alexnet_jax.settings import presets
 
 
 def get_config(preset: str = "reconciled") -> ConfigDict:
-    """See the module."""
+    """Returns the configuration, in one of the three readings of `presets`."""
     config = base.get_config(preset)
     config.init_from = "PRETRAINED"  # no default would do: name the directory
     config.epochs = 54.0
     config.model.conv6.width = 256
     config.optim.learning_rate = 0.001
-    config.optim.drops = (0.39, 0.82)
-    if config.optim.bias_drops:  # the preset `source` never lowers them
-        config.optim.bias_drops = (0.39, 0.82)
+    presets.set_drops(config, 0.39, 0.82)
     return config

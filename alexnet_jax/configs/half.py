@@ -13,7 +13,7 @@ from alexnet_jax.configs import base
 
 
 def get_config(preset: str = "reconciled") -> ConfigDict:
-    """See the module."""
+    """Returns the configuration, in one of the three readings of `presets`."""
     config = base.get_config(preset)
     config.model.towers = 1
     for name, width in zip(("conv1", "conv2", "conv3", "conv4"), (48, 128, 192, 192), strict=True):

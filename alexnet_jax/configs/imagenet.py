@@ -13,5 +13,5 @@ from alexnet_jax.configs import base
 
 
 def get_config(preset: str = "reconciled") -> ConfigDict:
-    """See the module."""
+    """Returns the configuration, in one of the three readings of `presets`."""
     return base.get_config(preset)

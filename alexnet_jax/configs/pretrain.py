@@ -19,7 +19,7 @@ from alexnet_jax.configs import base
 
 
 def get_config(preset: str = "reconciled") -> ConfigDict:
-    """See the module."""
+    """Returns the configuration, in one of the three readings of `presets`."""
     config = base.get_config(preset)
     config.epochs = 8.1
 

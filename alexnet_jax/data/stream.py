@@ -17,9 +17,9 @@ from typing import Any, Literal
 import grain
 import numpy as np
 
-from alexnet_jax.data import augment
-from alexnet_jax.data.cache import Cache
-from alexnet_jax.data.cost import cores
+from alexnet_jax.data import augmentation
+from alexnet_jax.data.cache.store import Cache
+from alexnet_jax.data.threads import cores
 from alexnet_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -33,7 +33,7 @@ def training_stream(
     batch_size: int,
     crop: int,
     seed: int,
-    lighting: augment.Lighting = "sqrt",
+    lighting: augmentation.Lighting = "sqrt",
     lighting_steps: int | None = None,
     lighting_on: Literal["host", "device"] = "host",
     last_offset: bool = True,
@@ -54,7 +54,7 @@ def training_stream(
         batch_size: B, over all processes.
         crop: side of the crops in pixels, at most `cache.size`.
         seed: 0 to 2**32 - 1; decides everything.
-        lighting: how far PCA lighting goes, see `augment.lighting_shift`.
+        lighting: how far PCA lighting goes, see `augmentation.lighting_shift`.
         lighting_steps: lighting stops at this step (the released run's last quarter had none);
             None for never.
         lighting_on: 'host' adds the rounded shift to the uint8 crops; 'device' leaves them and
@@ -72,7 +72,7 @@ def training_stream(
         A grain dataset of dicts: image uint8 (b, crop, crop, 3); label int32 (b,); with
         lighting_on='device' shift float32 (b, 3) in grey levels, zeros once lighting is over, so
         that the compiled step keeps one signature; with_offsets: offset int32 (b, 3), see
-        `augment.Draws`. b = batch_size / process_count.
+        `augmentation.Draws`. b = batch_size / process_count.
 
     Raises:
         UserError: if the sizes do not fit the dataset.
@@ -83,7 +83,7 @@ def training_stream(
     _check_sizes(cache, len(images), batch_size, crop, process_count, split)
     if not 0 <= seed < 2**32:
         raise UserError(f"seed={seed}: expected 0 to {2**32 - 1}")
-    positions = augment.crop_positions(cache.size, crop, last_offset)
+    positions = augmentation.crop_positions(cache.size, crop, last_offset)
     local = batch_size // process_count
     rows = slice(process_index * local, (process_index + 1) * local)
 
@@ -92,19 +92,19 @@ def training_stream(
         return _generator(seed, -1 - epoch).permutation(len(images))
 
     def load(step: int) -> Batch:
-        draws = augment.draw(_generator(seed, step), batch_size, positions, flip).rows(rows)
+        draws = augmentation.draw(_generator(seed, step), batch_size, positions, flip).rows(rows)
         places = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
         epochs, within = np.divmod(places, len(images))
         indices = np.concatenate(
             [order(epoch)[within[epochs == epoch]] for epoch in np.unique(epochs).tolist()]
         )
         lit = lighting != "none" and (lighting_steps is None or step < lighting_steps)
-        shift = augment.lighting_shift(
+        shift = augmentation.lighting_shift(
             draws.alphas, cache.eigenvalues, cache.eigenvectors, lighting if lit else "none"
         )
         on_host = shift if lit and lighting_on == "host" else None
         batch = {
-            "image": augment.cut(images, indices, draws.offsets, crop, on_host),
+            "image": augmentation.cut(images, indices, draws.offsets, crop, on_host),
             "label": labels[indices],
         }
         if lighting_on == "device":

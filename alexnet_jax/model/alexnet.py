@@ -15,9 +15,19 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from alexnet_jax.model import cpu, layers, towers
+from alexnet_jax.model import operators
+from alexnet_jax.model.mesh import (
+    IMAGES,
+    MAPS_OF_BOTH_TOWERS,
+    MAPS_OF_OWN_TOWER,
+    UNITS_OF_BOTH_TOWERS,
+    constrain,
+    make_mesh,
+    spec_of,
+)
 from alexnet_jax.model.network import Conv, Network
-from alexnet_jax.model.tower import Arrays, Tower
+from alexnet_jax.model.platforms import platform_of
+from alexnet_jax.model.tower import Arrays
 
 
 class AlexNet(nn.Module):
@@ -52,36 +62,36 @@ class AlexNet(nn.Module):
             'conv1/activation', 'conv1/norm', 'conv1/pool', ... 'fc8' to arrays.
         """
         net = self.network
-        mesh = self.mesh if self.mesh is not None else towers.make_mesh(1, 1)
+        mesh = self.mesh if self.mesh is not None else make_mesh(1, 1)
         if mesh.shape["tower"] > net.towers:
             raise ValueError(
                 "a network of one tower does not spread over two: set mesh.tower=1 "
                 "(more devices go to mesh.data)"
             )
-        x, seen = self._convolutions(
+        x, stages = self._convolutions(
             _narrow(self.dtype)(images), mesh, masks is not None, intermediates
         )
-        x = towers.constrain(x, mesh, towers.MAPS_OF_BOTH_TOWERS)
+        x = constrain(x, mesh, MAPS_OF_BOTH_TOWERS)
         *_, (last, conv) = net.convolutions().items()
         if "dropout" in conv.after.split():
             mask = None if masks is None else masks.get(last)
-            x = seen[f"{last}/dropout"] = layers.dropout(x, mask, net.dropout)
+            x = stages[f"{last}/dropout"] = operators.dropout(x, mask, net.dropout)
         x = x.reshape(x.shape[0], -1)
 
         for name, dense in net.hidden().items():
-            x = seen[name] = TowerDense(dense.width, dense.std, dense.bias, mesh, name=name)(x)
-            for stage in dense.after.split():
-                if stage == "dropout":
+            x = stages[name] = TowerDense(dense.width, dense.std, dense.bias, mesh, name=name)(x)
+            for word in dense.after.split():
+                if word == "dropout":
                     mask = None if masks is None else masks.get(name)
-                    x = layers.dropout(x, mask, net.dropout)
+                    x = operators.dropout(x, mask, net.dropout)
                 else:
-                    x = layers.ACTIVATIONS[net.activation](x)
-                seen[f"{name}/{stage}"] = x
+                    x = operators.ACTIVATIONS[net.activation](x)
+                stages[f"{name}/{word}"] = x
 
         fc8 = TowerDense(net.classes, net.fc8_std, net.fc8_bias, mesh, name="fc8")
         logits = fc8(x)
-        logits = seen["fc8"] = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-        return (logits, seen) if intermediates else logits
+        logits = stages["fc8"] = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        return (logits, stages) if intermediates else logits
 
     def _convolutions(
         self, images: jax.Array, mesh: Mesh, training: bool, intermediates: bool
@@ -92,43 +102,56 @@ class AlexNet(nn.Module):
             The maps of the last, (N, H, W, width), and if asked every stage of all.
         """
         net = self.network
-        convolutions = net.convolutions()
-        arrays: dict[str, Arrays] = {}
-        running: dict[str, dict[str, nn.Variable]] = {}
-        channels = images.shape[-1]
-        for name, conv in convolutions.items():
-            sees = channels if net.sees_all(name) else channels // net.towers
-            arrays[name], running[name] = Kernels(net, conv, sees, name=name)()
-            for which in ("kernel", "bias"):
-                arrays[name][which] = _narrow(self.dtype)(arrays[name][which])
-            channels = conv.width
-
-        # The one place where the platform decides.
-        batch_norm = any(running.values())
-        plain = towers.platform(mesh) != "cpu" or intermediates or batch_norm
-        tower = Tower(
-            net,
-            count=net.towers // mesh.shape["tower"],
-            operators=layers.OPERATORS if plain else cpu.OPERATORS,
-            training=training,
-            intermediates=intermediates,
-        )
+        arrays, running = self._parameters(images.shape[-1])
+        count = net.towers // mesh.shape["tower"]
+        tower = platform_of(mesh).tower(net, count, training, intermediates)
         own = PartitionSpec("tower")
         last_axis = {"kernel": PartitionSpec(None, None, None, "tower")}
         places = {name: {k: last_axis.get(k, own) for k in arrays[name]} for name in arrays}
-        x, seen, statistics = jax.shard_map(
+        x, stages, statistics = jax.shard_map(
             tower,
             mesh=mesh,
-            in_specs=(towers.IMAGES, places),
-            out_specs=(towers.MAPS_OF_OWN_TOWER, towers.MAPS_OF_OWN_TOWER, own),
+            in_specs=(IMAGES, places),
+            out_specs=(MAPS_OF_OWN_TOWER, MAPS_OF_OWN_TOWER, own),
         )(images, arrays)
         if training and not self.is_initializing():
             for name, variables in running.items():
                 for which, variable in variables.items():
                     variable.value = 0.9 * variable.value + 0.1 * statistics[name][which]
-        order = [name for name, _ in tower.stages()] if intermediates else []  # jax sorts names
-        return x, {name: seen[name] for name in order}
+        return x, {name: stages[name] for name in net.stages() if name in stages}  # in their order
 
+    def _parameters(
+        self, channels: int
+    ) -> tuple[dict[str, Arrays], dict[str, dict[str, nn.Variable]]]:
+        """Declares those of all convolutional layers, in the type that they are computed in.
+
+        Args:
+            channels: of the images.
+
+        Returns:
+            The arrays of each layer, and what batch norm keeps of it.
+        """
+        net = self.network
+        arrays: dict[str, Arrays] = {}
+        running: dict[str, dict[str, nn.Variable]] = {}
+        for name, conv in net.convolutions().items():
+            sees = channels if net.sees_all(name) else channels // net.towers
+            arrays[name], running[name] = Kernels(net, conv, sees, name=name)()
+            for which in ("kernel", "bias"):
+                arrays[name][which] = _narrow(self.dtype)(arrays[name][which])
+            channels = conv.width
+        return arrays, running
+
+    @nn.nowrap
+    def shapes(self) -> dict[str, Any]:
+        """`params` and `batch_stats`, as `jax.ShapeDtypeStruct`s; nothing is computed."""
+        size = self.network.input_size
+        count = 1 if self.mesh is None else self.mesh.shape["data"]
+        images = jax.ShapeDtypeStruct((count, size, size, 3), jnp.float32)
+        found = jax.eval_shape(self.init, jax.random.key(0), images)
+        return {"params": found["params"], "batch_stats": found.get("batch_stats", {})}
+
+    @nn.nowrap
     def dropout_masks(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
         """Draws which units stay, for one training step.
 
@@ -137,7 +160,7 @@ class AlexNet(nn.Module):
         Drawn at the global shape, so that a seed means the same run on every mesh and no two towers
         share a mask.
         """
-        mesh = self.mesh if self.mesh is not None else towers.make_mesh(1, 1)
+        mesh = self.mesh if self.mesh is not None else make_mesh(1, 1)
         shapes: dict[str, tuple[int, ...]] = {
             name: (dense.width,) for name, dense in self.network.hidden().items()
         }
@@ -151,7 +174,7 @@ class AlexNet(nn.Module):
                 own = jax.random.fold_in(key, number)
                 mask = jax.random.bernoulli(own, 1 - self.network.dropout, (batch_size, *shape))
                 apart = PartitionSpec("data", *(None,) * (len(shape) - 1), "tower")
-                masks[name] = towers.constrain(mask, mesh, apart)
+                masks[name] = constrain(mask, mesh, apart)
         return masks
 
 
@@ -200,10 +223,10 @@ class TowerDense(nn.Module):
         shape = (x.shape[-1], self.width)
         kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
         bias = self.param("bias", nn.initializers.constant(self.bias), (self.width,))
-        x = towers.constrain(x, self.mesh, towers.UNITS_OF_BOTH_TOWERS)
-        own = towers.spec_of((self.width,), self.mesh.shape["tower"])
+        x = constrain(x, self.mesh, UNITS_OF_BOTH_TOWERS)
+        own = spec_of((self.width,), self.mesh.shape["tower"])
         units = x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
-        return towers.constrain(units, self.mesh, PartitionSpec("data", *own))
+        return constrain(units, self.mesh, PartitionSpec("data", *own))
 
 
 def _narrow(dtype: Any) -> Callable[[jax.Array], jax.Array]:

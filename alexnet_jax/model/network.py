@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from alexnet_jax.model import layers
+from alexnet_jax.model import operators
 
 AFTER_CONV = ("activation", "norm", "within_map_norm", "pool", "dropout")
 AFTER_DENSE = ("activation", "dropout")
@@ -22,7 +22,7 @@ class Conv:
     std: float = 0.01  # of the initial weights
     bias: float = 0.0  # initial
     after: str = "activation"  # what follows the convolution, in order; words of `AFTER_CONV`
-    pool_padding: tuple[int, int] = (0, 0)
+    pool_padding: tuple[int, int] = (0, 0)  # of the pool: rows, and columns, of nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Dense:
     """A fully connected layer, which sees both towers. A width of 0 takes the layer out."""
 
     width: int  # units, in both towers together
-    std: float = 0.01
-    bias: float = 1.0
-    after: str = "activation dropout"
+    std: float = 0.01  # of the initial weights
+    bias: float = 1.0  # initial
+    after: str = "activation dropout"  # what follows, in order; words of `AFTER_DENSE`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Network:
     Sources are paper sections and lines of the released `layers/layers-145.cfg`.
     """
 
-    classes: int = 1000
+    classes: int = 1000  # of ILSVRC; the width of fc8
     input_size: int = 224  # 227 gives the same maps: the zeros below are then never reached
     towers: int = 2  # 1: one dense network, as in the paper's footnote 2
 
@@ -58,22 +58,22 @@ class Network:
     conv6: Conv = Conv(0, 3, 1, (1, 1), communicates=True, std=0.03, bias=1.0)
     fc6: Dense = Dense(4096)
     fc7: Dense = Dense(4096)
-    fc8_std: float = 0.01  # the width of fc8 is the number of classes
-    fc8_bias: float = 0.0
+    fc8_std: float = 0.01  # of the initial weights
+    fc8_bias: float = 0.0  # initial
 
     activation: str = "relu"  # section 3.1; 'tanh' or 'sigmoid' for what came before
     norm: str = "lrn"  # what the word 'norm' does: section 3.3; 'batch_norm' or 'none'
-    lrn_size: int = 5
-    lrn_k: float = 2.0
+    lrn_size: int = 5  # channels in a window (section 3.3)
+    lrn_k: float = 2.0  # section 3.3
     lrn_alpha: float = 2e-5  # per squared response: 0.0001 over the window (layer.py:1183)
-    lrn_beta: float = 0.75
+    lrn_beta: float = 0.75  # section 3.3
     lrn_across_towers: bool = False  # Caffe's LRN; in 2012 it stayed inside a tower (section 3.3)
     pool_window: int = 3  # section 3.4; 2 for pooling that does not overlap
-    pool_stride: int = 2
+    pool_stride: int = 2  # pixels
     dropout: float = 0.5  # section 4.2; the share dropped, 0 for none
 
     def __post_init__(self) -> None:
-        known = {"activation": tuple(layers.ACTIVATIONS), "norm": ("lrn", "batch_norm", "none")}
+        known = {"activation": tuple(operators.ACTIVATIONS), "norm": ("lrn", "batch_norm", "none")}
         for field, words in known.items():
             word = getattr(self, field)
             if word not in words:
@@ -144,18 +144,17 @@ class Network:
         named = {f"conv{i}": getattr(self, f"conv{i}") for i in range(1, 7)}
         return {name: layer for name, layer in named.items() if layer.width}
 
+    def stages(self) -> list[str]:
+        """The stages of the convolutional layers in order: 'conv1', 'conv1/activation', ..."""
+        return [
+            f"{name}/{word}" if word else name
+            for name, layer in self.convolutions().items()
+            for word in ("", *layer.after.split())
+        ]
+
     def sees_all(self, name: str) -> bool:
         """Whether a layer's kernels see all channels: both towers' maps, or the image."""
         return name == "conv1" or self.convolutions()[name].communicates
-
-    def parts(self) -> list[dict[str, Conv]]:
-        """The convolutional layers from one communication of the towers to the next."""
-        found: list[dict[str, Conv]] = [{}]
-        for name, layer in self.convolutions().items():
-            if layer.communicates and found[-1]:
-                found.append({})
-            found[-1][name] = layer
-        return found
 
     def hidden(self) -> dict[str, Dense]:
         """The fully connected layers before the last that are there."""

@@ -1,0 +1,53 @@
+"""All commands by one name: `alexnet-jax COMMAND ...`, or `python -m alexnet_jax COMMAND ...`."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from alexnet_jax import __version__, cli
+
+MODES = {
+    "train": "train the network of a configuration, or resume a run",
+    "evaluate": "test a run again, in one view and in ten; several runs as one",
+    "describe": "print the network, layer by layer",
+    "config": "print every field of a configuration, or what two differ in",
+}
+COMMANDS = {
+    "prepare": "make a dataset ready for training",
+    "predict": "say what photos show",
+    "features": "write what a layer says of many images",
+    "figures": "draw Figure 3 of the paper and learning curves",
+    "convert": "take in weights that another program trained",
+    "export": "write a network for other programs",
+}
+
+
+def usage() -> str:
+    """All commands, a line each."""
+    rows = [f"    {name:<10}{text}" for name, text in {**MODES, **COMMANDS}.items()]
+    return "\n".join([
+        "usage: alexnet-jax COMMAND ...", "", *rows, "",
+        "alexnet-jax COMMAND --help shows the flags of one.",
+    ])  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; its exit code."""
+    name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if name == "--version":
+        print(f"alexnet_jax {__version__}")
+        return 0
+    if name in MODES:
+        name, rest = "main", [f"--mode={name}", *rest]
+    elif name not in COMMANDS and name != "main":
+        near = cli.nearest(name, [*MODES, *COMMANDS])
+        cli.refuse(f"unknown command {name!r}{near}; alexnet-jax --help lists them", 2)
+    code: int = importlib.import_module(f"alexnet_jax.{name}").main(rest)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

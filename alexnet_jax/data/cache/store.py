@@ -1,0 +1,175 @@
+"""The paper's section 2, done once: every image at SxS, the mean image, the RGB components.
+
+"We first rescaled the image such that the shorter side was of length 256, and then cropped out the
+central 256x256 patch." Decoding and resizing cost a hundred times what a crop costs, so they are
+done once (`preparation`) and kept in memory-mapped uint8 arrays, which every epoch and every run
+then shares:
+
+    train.images.npy       uint8 (N, S, S, 3), RGB
+    train.labels.npy       int32 (N,)
+    train.csv              label, CRC-32 of the pixels and name of every image, in order
+    mean_image.npy         float32 (S, S, 3), of the training split
+    skipped.csv            images that could not be used, with the reason; empty if there is none
+    meta.json              names, counts, checksums, eigenvalues and eigenvectors
+"""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from alexnet_jax.errors import UserError
+
+FORMAT = 2  # of the files; `open_cache` refuses any other
+COLUMNS = ("label", "crc32", "name")  # of train.csv
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """A dataset at a fixed resolution.
+
+    Attributes:
+        path: its directory.
+        name: the source it was made from.
+        size: S, the side of an image in pixels.
+        class_names: what each label means.
+        mean_image: float32 (S, S, 3), the mean of the training images, 0..255.
+        eigenvalues: float64 (3,), ascending, of the covariance of the training pixels' RGB values,
+            in squared grey levels (their square roots are `color_stdevs` in cuda-convnet2).
+        eigenvectors: float64 (3, 3); column k belongs to eigenvalue k, rows are R, G, B.
+        images: split name to memory-mapped uint8 (N, S, S, 3), or to an array-like that decodes
+            what it is asked for (`undecoded`).
+        labels: split name to int32 (N,), or to such an array-like.
+        fingerprint: 16 hex digits that differ for other images, labels, size or splits.
+    """
+
+    path: str
+    name: str
+    size: int
+    class_names: tuple[str, ...]
+    mean_image: np.ndarray
+    eigenvalues: np.ndarray
+    eigenvectors: np.ndarray
+    images: Mapping[str, Any]
+    labels: Mapping[str, Any]
+    fingerprint: str
+
+    def rows(self, split: str) -> Iterator[tuple[int, int, str]]:
+        """Label, CRC-32 and name of every image of a split, in order."""
+        return read_rows(os.path.join(self.path, f"{split}.csv"))
+
+
+def open_cache(path: str) -> Cache:
+    """Opens a cache directory without reading its images.
+
+    Raises:
+        UserError: if it is not there, of another format, or its files do not fit together.
+    """
+    try:
+        with open(os.path.join(path, "meta.json"), encoding="utf-8") as file:
+            meta = json.load(file)
+        if meta["format"] != FORMAT:
+            raise UserError(
+                f"{path} was made by another version of alexnet_jax (format {meta['format']}, "
+                f"expected {FORMAT}): delete it, it will be made again"
+            )
+        mean_image = np.load(os.path.join(path, "mean_image.npy"))
+        images, labels = {}, {}
+        for split, count in meta["counts"].items():
+            images[split] = np.load(os.path.join(path, f"{split}.images.npy"), mmap_mode="r")
+            labels[split] = np.load(os.path.join(path, f"{split}.labels.npy"))
+            if images[split].shape != (count, meta["size"], meta["size"], 3):
+                raise ValueError(
+                    f"{split} has shape {images[split].shape}, expected {count} images"
+                )
+            if labels[split].shape != (count,):
+                raise ValueError(f"{split} has {len(labels[split])} labels, expected {count}")
+            if not 0 <= labels[split].min() <= labels[split].max() < len(meta["class_names"]):
+                raise ValueError(f"{split} has labels of classes that there are not")
+        if fingerprint(meta, mean_image) != meta["fingerprint"]:
+            raise ValueError("meta.json or mean_image.npy is not as it was written")
+        return Cache(
+            path=path,
+            name=meta["name"],
+            size=meta["size"],
+            class_names=tuple(meta["class_names"]),
+            mean_image=mean_image,
+            eigenvalues=np.array(meta["eigenvalues"]),
+            eigenvectors=np.array(meta["eigenvectors"]),
+            images=images,
+            labels=labels,
+            fingerprint=meta["fingerprint"],
+        )
+    except FileNotFoundError as error:
+        partial = (
+            f"; {partial_path(path)} is one that is not complete: prepare it again, it goes on"
+        )
+        raise UserError(
+            f"{path} is no cache ({error.filename} is missing)"
+            + partial * os.path.isdir(partial_path(path))
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete it, and prepare it again") from error
+
+
+def partial_path(path: str) -> str:
+    """Where a cache is made, until it is complete."""
+    return f"{os.path.abspath(path)}.partial"
+
+
+def fingerprint(meta: Mapping[str, Any], mean_image: np.ndarray) -> str:
+    """16 hex digits of all that the cache holds, through the checksums of its lists. Its source,
+    which may be a path, is not among it: the same data from another directory is the same data."""
+    parts = ("size", "class_names", "counts", "checksums", "eigenvalues", "eigenvectors")
+    facts = json.dumps({part: meta[part] for part in parts}, sort_keys=True)
+    return hashlib.sha256(facts.encode() + mean_image.tobytes()).hexdigest()[:16]
+
+
+def verify(cache: Cache) -> None:
+    """Reads every image and compares it with the checksum that was taken before it was written.
+
+    Raises:
+        UserError: names what is damaged.
+    """
+    with open(os.path.join(cache.path, "meta.json"), encoding="utf-8") as file:
+        checksums = json.load(file)["checksums"]
+    for name, expected in checksums.items():
+        path = os.path.join(cache.path, name)
+        if not os.path.isfile(path):
+            raise UserError(f"{cache.path} is damaged: {name} is missing; prepare it again")
+        with open(path, "rb") as listed:
+            if hashlib.file_digest(listed, "sha256").hexdigest() != expected:
+                raise UserError(
+                    f"{cache.path} is damaged: {name} is not as it was written; prepare it again"
+                )
+    total = sum(len(images) for images in cache.images.values())
+    damaged = []
+    with tqdm.tqdm(total=total, desc="verifying", unit=" images", disable=None) as progress:
+        for split, images in cache.images.items():
+            rows = cache.rows(split)
+            for image, label, (expected, crc32, name) in zip(images, cache.labels[split], rows):
+                if zlib.crc32(image) != crc32 or label != expected:
+                    damaged.append(f"{split}: {name}")
+                progress.update()
+    if damaged:
+        raise UserError(
+            f"{cache.path} is damaged: {len(damaged)} of {total:,} images are not what was "
+            f"written ({', '.join(damaged[:3])}{', ...' * (len(damaged) > 3)}): delete it, and "
+            "prepare it again"
+        )
+
+
+def read_rows(path: str) -> Iterator[tuple[int, int, str]]:
+    """The rows of a split's CSV file: label, CRC-32, name."""
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = csv.reader(file)
+        next(rows)
+        for label, crc32, name in rows:
+            yield int(label), int(crc32, 16), name

@@ -1,0 +1,129 @@
+"""A dataset that is decoded whenever an image is wanted: no cache, no disk space, and slow.
+
+A core decodes some hundred JPEGs a second, a cache gives out more than ten thousand crops. For a
+look at a large dataset, or where there is no room for a cache; `--config.data.cache=none` asks for
+it. The images are those of the cache, pixel by pixel.
+"""
+
+import hashlib
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from alexnet_jax.data import decoding
+from alexnet_jax.data.cache.estimate import estimate
+from alexnet_jax.data.cache.splits import HOLDOUT_SEED, plan_splits
+from alexnet_jax.data.cache.statistics import Sums
+from alexnet_jax.data.cache.store import Cache
+from alexnet_jax.data.sources.record import Source, Split
+from alexnet_jax.data.threads import cores
+from alexnet_jax.errors import UserError
+
+SAMPLE = 4096  # training images whose mean and colours stand for those of all
+
+
+class Images:
+    """Looks like the uint8 array (N, S, S, 3) of a cache; decodes what is asked for.
+
+    An item is asked for as `images[i]`, `images[i, rows, columns]` or `images[start:stop]`.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, split: Split, indices: np.ndarray, size: int):
+        self._split = split
+        self._indices = indices
+        self.shape = (len(indices), size, size, 3)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        index, *rest = key if isinstance(key, tuple) else (key,)
+        if not isinstance(index, slice):
+            return self._load(self._indices[index])[tuple(rest)]
+        wanted = self._indices[index]
+        with futures.ThreadPoolExecutor(cores()) as pool:
+            loaded = list(pool.map(self._load, wanted))
+        return np.array(loaded, np.uint8).reshape(len(wanted), *self.shape[1:])[
+            (slice(None), *rest)
+        ]
+
+    def _load(self, index: Any) -> np.ndarray:
+        record = self._split[int(index)]
+        try:
+            return decoding.load(record.content, self.shape[1])
+        except decoding.BadImage as error:
+            raise UserError(
+                f"{record.name} cannot be used ({error}): mend or remove it, or prepare a cache "
+                "without it by `python -m alexnet_jax.prepare ... --on_bad_image=skip`"
+            ) from error
+
+
+class Labels:
+    """Looks like the int32 array (N,) of a cache; asks the records."""
+
+    def __init__(self, split: Split, indices: np.ndarray):
+        self._split = split
+        self._indices = indices
+        self.shape = (len(indices),)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        labels = [self._split[int(index)].label for index in np.atleast_1d(self._indices[key])]
+        return np.array(labels, np.int32).reshape(np.shape(self._indices[key]))
+
+
+def open_undecoded(source: Source, size: int, holdout: float = 0) -> Cache:
+    """The source as a cache that is nowhere.
+
+    Mean image and colour components come from a sample of 4,096 training images, or all of a
+    smaller dataset; the sample is always the same.
+
+    Args:
+        source: the dataset.
+        size: S, the side in pixels that images are fitted to.
+        holdout: as in `preparation.make_cache`.
+
+    Raises:
+        UserError: the source cannot be trained on, or an image of the sample cannot be used.
+    """
+    plan = plan_splits(source, size, holdout)
+    split, indices = plan["train"]
+    order = np.random.Generator(np.random.Philox(HOLDOUT_SEED)).permutation(indices)
+    cost = estimate(source, size)
+    print(
+        f"{source.name}: every image is decoded in every epoch, {cost.images_per_second:,.0f} "
+        f"images/s at best on {cores()} cores"
+    )
+    sums = _sample(Images(split, np.sort(order[:SAMPLE]), size), source.name)
+    eigenvalues, eigenvectors = sums.principal_components()
+    counts = {name: len(indices) for name, (_, indices) in sorted(plan.items())}
+    facts = (source.class_names, counts, size, sums.image.tobytes(), sums.products.tobytes())
+    return Cache(
+        path=source.name,
+        name=source.name,
+        size=size,
+        class_names=source.class_names,
+        mean_image=sums.mean_image(),
+        eigenvalues=eigenvalues,
+        eigenvectors=eigenvectors,
+        images={name: Images(*part, size) for name, part in plan.items()},
+        labels={name: Labels(*part) for name, part in plan.items()},
+        fingerprint=hashlib.sha256(repr(facts).encode()).hexdigest()[:16],
+    )
+
+
+def _sample(sample: Images, name: str) -> Sums:
+    sums = Sums.zero(sample.shape[1])
+    description = f"{name}: mean image and colours of {len(sample):,} images"
+    with tqdm.tqdm(total=len(sample), desc=description, unit=" images", disable=None) as progress:
+        for start in range(0, len(sample), 64):
+            part = sample[start : start + 64]
+            sums = sums + Sums.of(part)
+            progress.update(len(part))
+    return sums

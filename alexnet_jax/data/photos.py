@@ -1,0 +1,99 @@
+"""Image files that a user names: found, decoded ahead, and what their folders say of them."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_jax.data import decoding
+from alexnet_jax.data.sources.folder import IMAGE_SUFFIXES
+from alexnet_jax.data.threads import cores
+
+
+def find_images(paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """The files that are named, and the image files in the folders that are named.
+
+    A folder gives the files below it whose names end like those of images, sorted; hidden ones are
+    left out.
+
+    Returns:
+        The files, and the reason for each path where there is none.
+    """
+    files: list[str] = []
+    problems: dict[str, str] = {}
+    for path in paths:
+        if not os.path.isdir(path):
+            if os.path.lexists(path):
+                files.append(path)
+            else:
+                problems[path] = "No such file or directory"
+            continue
+        found = []
+        for folder, folders, names in os.walk(path, onerror=lambda e: _unreadable(e, problems)):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            found += [
+                os.path.join(folder, name)
+                for name in names
+                if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+            ]
+        if not found and path not in problems:
+            problems[path] = "the folder holds no image files"
+        files += sorted(found)
+    return files, problems
+
+
+def _unreadable(error: OSError, problems: dict[str, str]) -> None:
+    problems[str(error.filename)] = error.strerror or str(error)
+
+
+def read_images(
+    files: Iterable[str], size: int, at_once: int
+) -> Iterator[list[tuple[str, np.ndarray | str]]]:
+    """Decodes files, the next ones while the caller has those before.
+
+    Args:
+        files: of images.
+        size: S in pixels.
+        at_once: files in a batch.
+
+    Yields:
+        Of each file its name and its picture, uint8 (S, S, 3), or the reason why it has none.
+    """
+    waiting = iter(files)
+    with futures.ThreadPoolExecutor(cores()) as pool:
+
+        def start() -> list[tuple[str, futures.Future[np.ndarray | str]]]:
+            return [(file, pool.submit(_read, file, size)) for file in islice(waiting, at_once)]
+
+        ahead = start()
+        while ahead:
+            batch, ahead = ahead, start()
+            yield [(file, found.result()) for file, found in batch]
+
+
+def _read(file: str, size: int) -> np.ndarray | str:
+    try:
+        return decoding.load(Path(file).read_bytes(), size)
+    except decoding.BadImage as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def labels_by_name(class_names: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
+    """The label of every class, by its name in the dataset and by its words."""
+    labels = {name: label for label, name in reversed(list(enumerate(classes)))}
+    return labels | {name: label for label, name in enumerate(class_names)}
+
+
+def folder_label(file: str, labels: Mapping[str, int]) -> int | None:
+    """What the folder of a file says that it shows, if that is one of the classes."""
+    return labels.get(os.path.basename(os.path.dirname(os.path.abspath(file))))
+
+
+def printable(name: str) -> str:
+    """A file's name in one line, whatever its bytes are."""
+    return os.fsencode(name).decode(errors="replace").replace("\n", "\\n")

@@ -1,0 +1,120 @@
+"""Prepared TFDS datasets of labelled images, read by index and without TensorFlow."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from alexnet_jax.data.sources.record import Record, Source
+from alexnet_jax.errors import UserError
+
+FILE_NAME_KEYS = ("file_name", "filename", "image/filename")  # what TFDS's own datasets call it
+
+
+class EncodedSplit:
+    """A TFDS data source whose images stay encoded."""
+
+    def __init__(
+        self, split: str, records: Sequence[Any], image_key: str, label_key: str, name_key: str
+    ):
+        self._split = split
+        self._records = records
+        self._image_key = image_key
+        self._label_key = label_key
+        self._name_key = name_key  # '' where the dataset keeps no file names
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        name = f"{self._split}[{index}]"
+        try:
+            record = self._records[index]
+        except (RuntimeError, ValueError) as error:  # ArrayRecord's reader, for a damaged file
+            raise OSError(f"{name}: {error}") from error
+        label, content = record[self._label_key], record[self._image_key]
+        if label is None or content is None:  # what it gives of a file cut off at a block's end
+            raise OSError(f"{name}: the record is empty")
+        if self._name_key:
+            text = record[self._name_key]
+            name = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+        return Record(name, int(label), content)
+
+
+def open_tfds(name: str, data_dir: str) -> Source:
+    """Opens a prepared TFDS dataset, `NAME[/config][:version]`, without TensorFlow.
+
+    It is rebuilt from its own files, so the code that made it is not needed.
+    Splits without labels (imagenet2012's test split has -1 everywhere) are left out.
+
+    Raises:
+        UserError: if it is not prepared under `data_dir`, not as ArrayRecord, or is no
+            classification of images.
+    """
+    from tensorflow_datasets.core import read_only_builder, registered
+
+    try:
+        builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
+    except (registered.DatasetNotFoundError, ValueError) as error:
+        raise UserError(
+            f"tfds:{name} is not prepared under {data_dir}: {_prepare_command(name, data_dir)}"
+        ) from error
+    return source_from_builder(builder, f"tfds:{name}")
+
+
+def source_from_builder(builder: Any, name: str) -> Source:
+    """Makes a source of a prepared TFDS builder that has one image and one class-label feature."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    image_key = _only_feature(features, tfds.features.Image, name)
+    label_key = _only_feature(features, tfds.features.ClassLabel, name)
+    name_key = next((key for key in FILE_NAME_KEYS if key in features), "")
+    try:
+        data = builder.as_data_source(decoders={image_key: tfds.decode.SkipDecoding()})
+    except (NotImplementedError, ValueError) as error:
+        # TFDS's own message speaks of TFRECORD even where nothing was prepared at all.
+        raise UserError(
+            f"{name} is prepared in {builder.data_dir}, but not as ArrayRecord, the format that is "
+            "read by index: "
+            f"{_prepare_command(name, os.path.dirname(builder.data_dir))}"
+        ) from error
+    try:
+        splits = {
+            split: EncodedSplit(split, records, image_key, label_key, name_key)
+            for split, records in data.items()
+            if len(records)
+        }
+        splits = {split: records for split, records in splits.items() if records[0].label >= 0}
+    except (RuntimeError, OSError) as error:  # not a whole file; or its first image is damaged
+        raise UserError(
+            f"{name} in {builder.data_dir} is damaged ({error}): delete it and "
+            f"{_prepare_command(name, os.path.dirname(builder.data_dir))}"
+        ) from error
+    counts = ", ".join(f"{split} {len(records)}" for split, records in sorted(splits.items()))
+    return Source(
+        name=name,
+        class_names=tuple(features[label_key].names),
+        splits=splits,
+        identity=f"{builder.info.full_name}: {counts}",
+    )
+
+
+def _only_feature(features: Any, kind: type, name: str) -> str:
+    """The key of the only feature of a kind; `image` and `label` win where there are several."""
+    keys = [key for key, feature in features.items() if isinstance(feature, kind)]
+    preferred = [key for key in keys if key in ("image", "label")] or keys
+    if len(preferred) != 1:
+        raise UserError(
+            f"{name} is not an image-classification dataset: expected one {kind.__name__} feature, "
+            f"found {keys}"
+        )
+    return preferred[0]
+
+
+def _prepare_command(name: str, data_dir: str) -> str:
+    base = name.removeprefix("tfds:").split(":")[0]
+    return (
+        f"run `tfds build {base} --file_format=array_record --data_dir={data_dir}`, or set "
+        "config.data.dir to where it is prepared (datasets over 1 GB and imagenet2012 need "
+        "TensorFlow to prepare, not to read: `pip install -e '.[prepare]'`)"
+    )

@@ -1,0 +1,7 @@
+"""How a network is tested and asked: the paper's sections 4.1, 6 and 6.1.
+
+views            what is cut from an image          scores       errors, losses, intervals
+viewer           from weights to the probabilities of any views
+evaluator        one network's errors               ensemble     several networks as one
+trained_network  `alexnet_jax.load`                 answers, features, neighbours
+"""

@@ -1,0 +1,107 @@
+"""What a trained network says of image files: the most probable classes of each."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alexnet_jax.data import photos
+from alexnet_jax.evaluation.trained_network import TrainedNetwork, batch_size_for
+
+TOP = 5
+Top = list[tuple[str, float]]  # classes and their probabilities, the most probable first
+
+
+class Answer(NamedTuple):
+    """What a network says of a file, or why it cannot.
+
+    Attributes:
+        file: its name.
+        problem: why it cannot be used; empty if it can.
+        picture: what was looked at, (S, S, 3) uint8.
+        probabilities: of the classes, (classes,) float32.
+    """
+
+    file: str
+    problem: str
+    picture: np.ndarray
+    probabilities: np.ndarray
+
+    def top(self, classes: Sequence[str]) -> Top:
+        """The most probable classes, five or all, with their probabilities."""
+        order = np.argsort(-self.probabilities, kind="stable")[:TOP]
+        return [(classes[i], float(self.probabilities[i])) for i in order]
+
+
+def answers(
+    network: TrainedNetwork, files: Sequence[str], ten_views: bool = False
+) -> Iterator[Answer]:
+    """Answers for files, in their order; however many they are, two batches are in memory.
+
+    Args:
+        network: which is asked.
+        files: of images.
+        ten_views: average over the ten views.
+    """
+    nothing = np.zeros(0)
+    at_once = batch_size_for(len(files))
+    for batch in photos.read_images(files, network.size, at_once):
+        pictures = [found for _, found in batch if isinstance(found, np.ndarray)]
+        rows: Iterator[np.ndarray] = iter(())
+        if pictures:
+            stack = np.stack(pictures)
+            rows = iter(network.predict(stack, ten_views=ten_views, batch_size=at_once))
+        for file, found in batch:
+            if isinstance(found, str):
+                yield Answer(file, found, nothing, nothing)
+            else:
+                yield Answer(file, "", found, next(rows))
+
+
+def compile_for(network: TrainedNetwork, count: int) -> None:
+    """Compiles what `answers` needs for so many files, ahead of the clock."""
+    at_once = batch_size_for(count)
+    network.predict(np.zeros((at_once, network.size, network.size, 3), np.uint8))
+
+
+def print_block(file: str, answer: str | Top) -> None:
+    """Prints an answer for people; the reason why there is none goes to stderr."""
+    if isinstance(answer, str):
+        sys.stdout.flush()
+        print(f"skipped {photos.printable(file)}: {answer}", file=sys.stderr)
+        return
+    print(photos.printable(file))
+    for name, probability in answer:
+        print(f"  {probability:6.1%}  {name}")
+
+
+def print_json(file: str, answer: str | Top) -> None:
+    """Prints an answer for programs, one JSON object; a reason is for people as well."""
+    if isinstance(answer, str):
+        print_block(file, answer)
+    field: dict[str, Any] = {"error": answer} if isinstance(answer, str) else {"top5": answer}
+    print(json.dumps({"file": file} | field))
+
+
+def print_times(
+    network: TrainedNetwork, count: int, ten_views: bool, clock: Sequence[float]
+) -> None:
+    """Prints on stderr what an answer took.
+
+    Args:
+        network: which was asked.
+        count: of images that it answered.
+        ten_views: whether it looked ten times.
+        clock: the seconds before and after restoring, after compiling, and at the end.
+    """
+    restoring, compiling, predicting = np.diff(clock)
+    images = f"{count:,} image{'s' * (count > 1)}"
+    print(
+        f"{images} in {'ten views' if ten_views else 'one view'}, "
+        f"{1000 * predicting / count:,.1f} ms each; before that restoring step "
+        f"{network.step:,} of {network.name} took {restoring:.1f} s and compiling "
+        f"{compiling:.1f} s",
+        file=sys.stderr,
+    )

@@ -1,0 +1,166 @@
+"""Top-1 and top-5 error and loss of a network, in one view and in ten (paper section 4.1).
+
+Every example counts exactly once, whatever the batch size and the mesh: batches are padded, the
+padding weighs nothing, and sums, not averages, are added up.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from alexnet_jax.data.cache.store import Cache
+from alexnet_jax.data.stream import evaluation_batches
+from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation.scores import Score, Tally, interval
+from alexnet_jax.evaluation.viewer import Viewer
+from alexnet_jax.model import AlexNet
+from alexnet_jax.model.mesh import describe_mesh
+from alexnet_jax.run.inputs import read_input
+from alexnet_jax.run.parts import build
+from alexnet_jax.run.restore import restore_weights
+
+Tree = Any
+Batch = dict[str, jax.Array]
+
+
+class Evaluator:
+    """A network, ready to be tested on fixed-size images; compiles once for all its calls."""
+
+    def __init__(
+        self, model: AlexNet, mean_image: np.ndarray, batch_size: int, *, aligned: bool = False
+    ) -> None:
+        """Args:
+        model: the network, on its mesh.
+        mean_image: (S, S, 3), to be subtracted.
+        batch_size: images at a time over all devices; rounded up to a multiple of the data axis.
+        aligned: subtract the mean where a crop was, not its centre.
+        """
+        self.viewer = Viewer(model, mean_image, aligned=aligned)
+        self.batch_size = batch_size
+
+    def __call__(
+        self,
+        variables: Tree,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        ten_views: bool,
+        bar: bool = False,
+    ) -> list[Score]:
+        """The score in one view and, if asked, in ten.
+
+        The probabilities of the views are averaged (section 4.1), and the loss is that of the
+        average.
+
+        Args:
+            variables: of the model: `params` and perhaps `batch_stats`.
+            images: (N, S, S, 3) uint8.
+            labels: (N,) integers.
+            ten_views: also average over the ten views; ten times the work.
+            bar: show the progress, where stderr is a terminal.
+        """
+        tally = Tally()
+        views = self.viewer.views if ten_views else self.viewer.views[:1]
+        with progress(len(images), bar) as shown:
+            for batch in batches(images, labels, self.batch_size, self.viewer.sharding, shown):
+                means = self.viewer.means(variables, batch["image"], views)
+                for count, mean in enumerate(means, 1):
+                    if count in (1, len(views)):
+                        tally.add("", count, mean.probabilities, batch)
+        return tally.scores()[""]
+
+
+def batches(
+    images: np.ndarray, labels: np.ndarray, batch_size: int, sharding: NamedSharding, bar: tqdm
+) -> Iterator[Batch]:
+    """Puts images to be tested on the devices, a batch at a time.
+
+    Args:
+        images: (N, S, S, 3) uint8, or what looks like such an array.
+        labels: (N,) integers.
+        batch_size: over all devices; rounded up to a multiple of the mesh's data axis.
+        sharding: of a batch.
+        bar: counts the images.
+
+    Yields:
+        `image`, `label` and `weight` of `evaluation_batches`.
+    """
+    data = sharding.mesh.shape["data"]
+    for batch in evaluation_batches(images, labels, -(-batch_size // data) * data):
+        yield jax.device_put(batch, sharding)
+        bar.update(int(batch["weight"].sum()))
+
+
+def progress(images: int, shown: bool = True) -> tqdm:
+    """A bar that counts images, where stderr is a terminal."""
+    return tqdm(total=images, unit=" images", disable=None if shown else True, dynamic_ncols=True)
+
+
+def check_classes(where: object, class_names: Sequence[str], cache: Cache) -> None:
+    """Refuses to test a network on labels that mean something else.
+
+    Args:
+        where: the network comes from.
+        class_names: of the network's outputs, in order.
+        cache: the dataset.
+
+    Raises:
+        UserError: its classes are others, or in another order.
+    """
+    theirs = list(cache.class_names)
+    if list(class_names) == theirs:
+        return
+    pairs = enumerate(zip(class_names, theirs, strict=False))
+    differing = [f"label {i} is {ours!r} and {own!r}" for i, (ours, own) in pairs if ours != own]
+    what = differing[0] if differing else f"there are {len(class_names)} and {len(theirs)}"
+    raise UserError(
+        f"the classes of {where} are not those of {cache.name}: {what}; test it on a dataset with "
+        "its own classes, by --config.data.source or --config.data.cache"
+    )
+
+
+def evaluate_run(config: ConfigDict, workdir: Path, *, best: bool = False) -> list[Score]:
+    """Restores the last checkpoint of a run, or its best, and tests it.
+
+    Args:
+        config: of the run; its mesh may be another than the one it was trained on.
+        workdir: of the run.
+        best: the checkpoint with the lowest validation error instead of the last.
+
+    Raises:
+        UserError: there is no such checkpoint, or the dataset has other classes.
+    """
+    cache, mesh, model = build(config)
+    mean_image, class_names = read_input(workdir, config)
+    check_classes(workdir, class_names, cache)
+    variables, record = restore_weights(config, workdir, mesh, best=best)
+    split = config.data.test
+    print(
+        f"step {record['step']:,} of {workdir}, {len(cache.images[split]):,} images of the split "
+        f"{split!r}, mesh of {describe_mesh(mesh)}, float32 products",
+        flush=True,
+    )
+    if record["dataset"] not in (None, cache.fingerprint):  # None: no run made these weights
+        print(f"note: this run was trained on other data than {cache.path} holds now")
+    evaluator = Evaluator(
+        model, mean_image, config.eval_batch_size, aligned=config.data.mean == "aligned"
+    )
+    scores = evaluator(
+        variables, cache.images[split], cache.labels[split], ten_views=True, bar=True
+    )
+    for score in scores:
+        between = [
+            f"top-{k} {low:.2%} to {high:.2%}"
+            for k, error in ((1, score.top1_error), (5, score.top5_error))
+            for low, high in [interval(error, score.examples)]
+        ]
+        print(f"95% intervals: {', '.join(between)} in {score.seen}")
+    for score in scores:
+        print(score)
+    return scores

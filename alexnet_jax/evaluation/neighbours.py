@@ -1,0 +1,40 @@
+"""The images that are nearest to an image by what a layer says of them (paper section 6.1)."""
+
+import numpy as np
+
+BLOCK = 32_000_000  # bytes of float64 features that are compared at a time
+
+
+def nearest(features: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that are nearest to each query by Euclidean distance, in float64.
+
+    Reads the features a block at a time, so that they may be memory-mapped.
+
+    Args:
+        features: (N, ...).
+        queries: (Q, ...), of the same shape behind the first axis.
+        count: how many; all N if there are fewer.
+
+    Returns:
+        Row numbers (Q, count) int64, nearest first, of equals the first; distances (Q, count).
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    if features.shape[1:] != queries.shape[1:]:
+        raise ValueError(f"features {features.shape[1:]}, but queries {queries.shape[1:]}")
+    asked = np.asarray(queries, np.float64).reshape(len(queries), -1)
+    found = np.zeros((len(asked), 0), np.int64)
+    squares = np.zeros((len(asked), 0))
+    at_once = max(1, BLOCK // (8 * asked.shape[1]))
+    for start in range(0, len(features), at_once):
+        block = np.asarray(features[start : start + at_once], np.float64)
+        block = block.reshape(len(block), -1)
+        # The difference itself: |a|² + |b|² - 2ab would lose the digits of near neighbours.
+        here = np.stack([np.square(block - query).sum(1) for query in asked])
+        numbers = np.broadcast_to(np.arange(start, start + len(block)), here.shape)
+        found, squares = np.hstack([found, numbers]), np.hstack([squares, here])
+        order = np.argsort(squares, axis=1, kind="stable")[:, :count]
+        found = np.take_along_axis(found, order, axis=1)
+        squares = np.take_along_axis(squares, order, axis=1)
+    return found, np.sqrt(squares)

@@ -1,0 +1,220 @@
+"""A trained network, ready to be asked: `alexnet_jax.load(workdir)`.
+
+`workdir` is the directory of a run, or what `alexnet_jax.convert` made of imported weights. What
+stands in it is enough; the dataset need not be there.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from alexnet_jax import settings
+from alexnet_jax.data import decoding
+from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation.viewer import Viewer
+from alexnet_jax.model import AlexNet, make_mesh
+from alexnet_jax.run.inputs import read_input, words
+from alexnet_jax.run.restore import restore_weights
+
+Tree = Any
+Picture = str | Path | bytes | np.ndarray
+
+AT_ONCE = 32  # images, of those who ask for many
+
+
+class TrainedNetwork:
+    """A network with its weights: images in, probabilities and features out.
+
+    Attributes:
+        name: where it came from.
+        viewer: the network, on its mesh.
+        variables: `params` and perhaps `batch_stats`.
+        size: S, of the pictures that views are cut from, in pixels.
+        class_names: of each label, as the dataset has them.
+        classes: the same in words.
+        config: of the run.
+        step: of the checkpoint.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: ConfigDict,
+        mesh: Mesh,
+        variables: Tree,
+        mean_image: np.ndarray,
+        class_names: Sequence[str],
+        step: int,
+    ) -> None:
+        """See `load`, which makes one."""
+        self.name, self.config, self.variables, self.step = name, config, variables, step
+        model = AlexNet(settings.network(config), mesh)
+        self.viewer = Viewer(model, mean_image, aligned=config.data.mean == "aligned")
+        self.size = mean_image.shape[0]
+        self.class_names, self.classes = list(class_names), words(class_names)
+
+    def pictures(self, images: Iterable[Picture]) -> np.ndarray:
+        """Files, their bytes, or pixels (H, W, 3) uint8 in RGB order, as uint8 (N, S, S, 3): the
+        shorter side becomes S pixels, and the central square is kept (section 2).
+
+        Raises:
+            decoding.BadImage: one cannot be used. Its text is the reason.
+            OSError: a file cannot be read.
+        """
+        contents = (Path(i).read_bytes() if isinstance(i, (str, Path)) else i for i in images)
+        squares = [decoding.load(content, self.size) for content in contents]
+        return np.stack(squares) if squares else np.zeros((0, self.size, self.size, 3), np.uint8)
+
+    def logits(self, images: Iterable[Picture], view: int = 0) -> np.ndarray:
+        """(N, classes) float32, from one of the ten views; 0 is the central one."""
+        return self.look("fc8", images, view)
+
+    def predict(
+        self,
+        images: Iterable[Picture],
+        *,
+        ten_views: bool = False,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """The probability of each class for each image.
+
+        Args:
+            images: see `pictures`.
+            ten_views: average over the ten views (section 4.1), at ten times the work.
+            batch_size: images at a time, see `in_batches`.
+
+        Returns:
+            (N, classes) float32.
+        """
+        views = self.viewer.views if ten_views else self.viewer.views[:1]
+        return self._all(
+            lambda placed: self.viewer.probabilities(self.variables, placed, views),
+            images,
+            batch_size,
+        )
+
+    def features(self, images: Iterable[Picture], layer: str = "fc7", view: int = 0) -> np.ndarray:
+        """What a layer says of each image, (N, ...) float32, channels last.
+
+        Args:
+            images: see `pictures`.
+            layer: one of `layers`. 'fc7' is the layer's activations (after the ReLU), 'fc7/sum' its
+                responses before, 'conv5/pool' what comes out of pooling.
+            view: which of the ten views; 0 is the central one.
+
+        Raises:
+            UserError: there is no such layer.
+        """
+        return self.look(self.stage(layer), images, view)
+
+    @cached_property
+    def layers(self) -> dict[str, str]:
+        """The names that `features` knows, each with that of the stage in the network."""
+        network = self.viewer.model.network
+        found: dict[str, str] = {}
+        every: dict[str, Any] = {**network.convolutions(), **network.hidden()}
+        for name, layer in every.items():
+            stages = layer.after.split()
+            found[name] = f"{name}/activation" if "activation" in stages else name
+            found[f"{name}/sum"] = name
+            found |= {f"{name}/{stage}": f"{name}/{stage}" for stage in stages}
+        return found | {"fc8": "fc8"}
+
+    def stage(self, layer: str) -> str:
+        """The stage of the network that a name of `layers` means.
+
+        Raises:
+            UserError: there is no such layer.
+        """
+        if layer not in self.layers:
+            raise UserError(f"there is no layer {layer!r}: one of {', '.join(self.layers)}")
+        return self.layers[layer]
+
+    def look(
+        self, stage: str, images: Iterable[Picture], view: int = 0, batch_size: int | None = None
+    ) -> np.ndarray:
+        """A stage's values, (N, ...) float32.
+
+        Args:
+            stage: of the network, see `AlexNet.__call__`.
+            images: see `pictures`.
+            view: which of the ten views.
+            batch_size: images at a time, see `in_batches`.
+        """
+        seen = self.viewer.views[view]
+        return self._all(
+            lambda placed: self.viewer(self.variables, placed, seen, stage), images, batch_size
+        )
+
+    def _all(
+        self,
+        compute: Callable[[jax.Array], jax.Array],
+        images: Iterable[Picture],
+        batch_size: int | None,
+    ) -> np.ndarray:
+        parts = list(self.in_batches(compute, self._ready(images), batch_size))
+        if not parts:
+            raise UserError("no images were given")
+        return np.concatenate(parts)
+
+    def _ready(self, images: Iterable[Picture]) -> np.ndarray:
+        squares = (np.dtype(np.uint8), (self.size, self.size, 3))
+        if isinstance(images, np.ndarray) and (images.dtype, images.shape[1:]) == squares:
+            return images
+        return self.pictures(images)
+
+    def in_batches(
+        self,
+        compute: Callable[[jax.Array], jax.Array],
+        pictures: np.ndarray,
+        batch_size: int | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Computes something of pictures, some of them at a time, in one shape for all.
+
+        Args:
+            compute: of pictures on the devices, (B, S, S, 3) uint8.
+            pictures: (N, S, S, 3) uint8; may be memory-mapped.
+            batch_size: B, over all devices, rounded up to a multiple of the data axis; the last
+                pictures are followed by black ones. By default 32, or where there are fewer the
+                power of two that holds all.
+        """
+        batch_size = batch_size or batch_size_for(len(pictures))
+        data = self.viewer.mesh.shape["data"]
+        for start in range(0, len(pictures), batch_size):
+            some = np.asarray(pictures[start : start + batch_size])
+            spare = -(-batch_size // data) * data - len(some)
+            padded = np.concatenate([some, np.zeros((spare, *some.shape[1:]), np.uint8)])
+            found = compute(jax.device_put(padded, self.viewer.sharding))
+            yield np.asarray(found, np.float32)[: len(some)]
+
+
+def batch_size_for(count: int) -> int:
+    """How many of so many images to look at at once: 32, or a power of two that holds all."""
+    return min(AT_ONCE, 1 << max(0, count - 1).bit_length())
+
+
+def load(workdir: str | Path, *, best: bool = False, mesh: Mesh | None = None) -> TrainedNetwork:
+    """The network of a run, or of converted weights.
+
+    Args:
+        workdir: of the run.
+        best: the checkpoint with the lowest validation error instead of the last.
+        mesh: where to compute; by default all devices, each with both towers.
+
+    Raises:
+        UserError: there is no such run, or nothing was saved yet.
+    """
+    workdir = Path(workdir)
+    config = settings.read(workdir / "config.json")
+    mesh = make_mesh(0, 1) if mesh is None else mesh
+    mean_image, class_names = read_input(workdir, config)
+    variables, record = restore_weights(config, workdir, mesh, best=best)
+    return TrainedNetwork(
+        str(workdir), config, mesh, variables, mean_image, class_names, int(record["step"])
+    )

@@ -1,0 +1,92 @@
+"""A network that looks at pictures, compiled once for each stage and shape."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from alexnet_jax.evaluation.views import View, cut, ten_views
+from alexnet_jax.model import AlexNet
+from alexnet_jax.model.mesh import IMAGES
+from alexnet_jax.model.platforms import platform_of
+
+Tree = Any
+
+
+class Means(NamedTuple):
+    """The means over some views of each image, both (N, classes)."""
+
+    probabilities: jax.Array  # as in 2012 (section 4.1)
+    logits: jax.Array
+
+
+class Viewer:
+    """A network that looks at pictures: any of its stages, in any view.
+
+    Compiles once for each stage and shape.
+    """
+
+    def __init__(self, model: AlexNet, mean_image: np.ndarray, *, aligned: bool = False) -> None:
+        """Args:
+        model: the network, on its mesh; computes in float32 here, whatever it was trained in.
+        mean_image: (S, S, 3), to be subtracted.
+        aligned: subtract it where a crop was, not its centre.
+        """
+        assert model.mesh is not None
+        self.mesh, self.model = model.mesh, model.clone(dtype=jnp.float32)
+        self.mean_image, self.aligned = jnp.asarray(mean_image), aligned
+        self.crop = model.network.input_size
+        self.views = ten_views(mean_image.shape[0], self.crop)
+        self.sharding = NamedSharding(self.mesh, IMAGES)
+        self._platform = platform_of(self.mesh)
+        self._compiled: dict[str, Any] = {}
+
+    def __call__(
+        self, variables: Tree, images: jax.Array, view: View, stage: str = "fc8"
+    ) -> jax.Array:
+        """The values of a stage, (N, ...), and by default the logits.
+
+        Args:
+            variables: of the model: `params` and perhaps `batch_stats`.
+            images: (N, S, S, 3) uint8, on the mesh.
+            view: one of `views`.
+            stage: of the network, see `AlexNet.__call__`.
+        """
+        if stage not in self._compiled:
+            options = self._platform.compiler_options()
+            self._compiled[stage] = jax.jit(partial(self._look, stage), compiler_options=options)
+        found: jax.Array = self._compiled[stage](variables, images, view)
+        return found
+
+    def means(self, variables: Tree, images: jax.Array, views: Sequence[View]) -> Iterator[Means]:
+        """Yields the means over the first view, over the first two, and so on.
+
+        Args:
+            variables: of the model.
+            images: (N, S, S, 3) uint8, on the mesh.
+            views: some of `views`.
+        """
+        probabilities = logits = None
+        for count, view in enumerate(views, 1):
+            of_view = self(variables, images, view)
+            self._platform.settle(of_view)
+            new = jax.nn.softmax(of_view)
+            probabilities = new if probabilities is None else probabilities + new
+            logits = of_view if logits is None else logits + of_view
+            yield Means(probabilities / count, logits / count)
+
+    def probabilities(self, variables: Tree, images: jax.Array, views: Sequence[View]) -> jax.Array:
+        """The mean of the probabilities over some views, (N, classes), see `means`."""
+        *_, last = self.means(variables, images, views)
+        return last.probabilities
+
+    def _look(self, stage: str, variables: Tree, images: jax.Array, view: View) -> jax.Array:
+        # Float32 products everywhere: TPUs and TF32 would round a test's inputs by default.
+        with jax.default_matmul_precision("float32"):
+            seen = cut(images, self.mean_image, view, self.crop, aligned=self.aligned)
+            found: Any = self.model.apply(variables, seen, intermediates=stage != "fc8")
+        return found if stage == "fc8" else found[1][stage]

@@ -1,0 +1,82 @@
+"""Two towers on a (data, tower) device mesh (paper section 3.2).
+
+In 2012 each GPU held half of the kernels of every layer, and the GPUs exchanged activations only on
+the way into conv3 and the fully connected layers. Here the parameters are *global* arrays whose
+last axis (the kernels, or units, of a layer) is sharded over the mesh's `tower` axis, so a
+checkpoint does not know the mesh. The batch is sharded over `data`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+Tree = Any
+
+IMAGES = PartitionSpec("data")  # a batch, each device with its share of the images
+MAPS_OF_OWN_TOWER = PartitionSpec("data", None, None, "tower")
+MAPS_OF_BOTH_TOWERS = PartitionSpec("data", None, None, None)
+UNITS_OF_OWN_TOWER = PartitionSpec("data", "tower")
+UNITS_OF_BOTH_TOWERS = PartitionSpec("data", None)
+
+
+def make_mesh(
+    data: int = 0, tower: int = 0, *, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A `data` x `tower` mesh; 0 means: tower 2 if the number of devices is even, data the rest.
+
+    Raises:
+        ValueError: a tower axis other than 1 or 2, or more devices than there are.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    if tower not in (0, 1, 2):
+        raise ValueError(
+            f"mesh.tower={tower}: the network has two towers, so the tower axis is 1 or 2"
+        )
+    if data < 0:
+        raise ValueError(f"mesh.data={data}: give a positive number, or 0 for all devices")
+    if tower == 0:
+        asked = data if data else len(devices)
+        tower = 2 if (data and 2 * asked <= len(devices)) or (not data and asked % 2 == 0) else 1
+    data = data or max(1, len(devices) // tower)
+    if data * tower > len(devices):
+        raise ValueError(
+            f"mesh.data={data} with mesh.tower={tower} needs {data * tower} devices, there "
+            f"{'is' if len(devices) == 1 else 'are'} {len(devices)}; 0 takes what there is"
+        )
+    grid = np.asarray(devices[: data * tower]).reshape(data, tower)
+    return Mesh(grid, ("data", "tower"), axis_types=(AxisType.Auto,) * 2)
+
+
+def spec_of(shape: Sequence[int], towers: int) -> PartitionSpec:
+    """The one rule of placement: the last axis lies over the towers, if it divides evenly.
+
+    It covers kernels, biases, momentum and running averages. What does not divide (fc8 with an odd
+    number of classes; in 2012 it lived on GPU 0 alone) is replicated, as are scalars.
+    """
+    if shape and shape[-1] % towers == 0:
+        return PartitionSpec(*(None,) * (len(shape) - 1), "tower")
+    return PartitionSpec()
+
+
+def shardings(tree: Tree, mesh: Mesh) -> Tree:
+    """The `NamedSharding` of every array (or `ShapeDtypeStruct`) in a tree, by `spec_of`."""
+    return jax.tree.map(
+        lambda leaf: NamedSharding(mesh, spec_of(leaf.shape, mesh.shape["tower"])), tree
+    )
+
+
+def constrain(x: jax.Array, mesh: Mesh, spec: PartitionSpec) -> jax.Array:
+    """Says where `x` lies; a change from one tower to both is an all-gather."""
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def describe_mesh(mesh: Mesh) -> str:
+    """For people: '1 x 2 (data x tower) on 2 cpu devices'."""
+    count = math.prod(mesh.devices.shape)
+    shape = " x ".join(str(size) for size in mesh.devices.shape)
+    platform = mesh.devices.flat[0].platform
+    return f"{shape} (data x tower) on {count} {platform} device{'s' * (count > 1)}"

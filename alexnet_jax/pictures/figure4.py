@@ -1,0 +1,185 @@
+"""The paper's Figure 4: answers with their probabilities, and nearest neighbours (section 6.1)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from alexnet_jax.data import photos
+from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation.answers import TOP, Answer
+from alexnet_jax.evaluation.features import Row
+from alexnet_jax.evaluation.neighbours import nearest
+from alexnet_jax.evaluation.trained_network import TrainedNetwork
+
+TRUE, OTHER = "#e8a09a", "#a9c3e6"  # the bars: of the true label, of another
+WRONG = "#b03028"  # the name of a neighbour of another class
+ACROSS = 4  # panels in a row
+LETTERS = 25  # of a class name
+NEAREST = 6  # neighbours of a query
+
+# All in pixels, of which a picture has a hundred to the inch.
+DPI = 100
+SIDE, TITLE, BAR, GAP = 160, 20, 17, 14  # a panel: picture, true label, bars, space around
+SMALL, CAPTION, BESIDE = 112, 28, 6  # a neighbour: picture, two lines, space beside
+
+
+class Shown(NamedTuple):
+    """A picture (S, S, 3) uint8, what to call it, and its label if that is known."""
+
+    picture: np.ndarray
+    name: str
+    label: int | None
+
+
+class Neighbours(NamedTuple):
+    """A row of the right half: a query, and the nearest to it with their distances."""
+
+    query: Shown
+    found: Sequence[tuple[Shown, float]]
+
+
+def draw_answers(network: TrainedNetwork, answers: Sequence[Answer], path: str | Path) -> None:
+    """Draws each picture with its true label and a bar for each of the most probable classes.
+
+    The bar of the true label is red, as in the paper. The folder of a file is its label, if it has
+    the name of a class.
+    """
+    columns = min(ACROSS, len(answers))
+    rows = -(-len(answers) // columns)
+    bars = min(TOP, len(network.classes))
+    width, height = SIDE + GAP, SIDE + TITLE + BAR * bars + GAP
+    sheet = _Sheet(columns * width + GAP, rows * height + GAP)
+    labels = photos.labels_by_name(network.class_names, network.classes)
+    for place, answer in enumerate(answers):
+        label = photos.folder_label(answer.file, labels)
+        truth = None if label is None else network.classes[label]
+        left, top = place % columns * width + GAP, place // columns * height + GAP
+        sheet.picture(left, top, answer.picture, SIDE)
+        axes = sheet.axes(left, top + SIDE + TITLE, SIDE, BAR * bars)
+        if truth is not None:
+            axes.set_title(_short(truth), fontsize=7.5, fontweight="bold", pad=4)
+        for line, (name, probability) in enumerate(answer.top(network.classes)):
+            colour = TRUE if name == truth else OTHER
+            axes.barh(line, probability, color=colour, height=0.88)
+            axes.text(0.02, line, _short(name), fontsize=7, va="center_baseline")
+            share = f"{probability:.0%}"
+            axes.text(0.98, line, share, fontsize=7, va="center_baseline", ha="right")
+        axes.set(xlim=(0, 1), ylim=(bars - 0.5, -0.5))
+        for spine in axes.spines.values():
+            spine.set(linewidth=0.5, color="#888888")
+    sheet.save(path)
+
+
+def draw_nearest(
+    network: TrainedNetwork,
+    rows: Sequence[Row],
+    features: np.ndarray,
+    picture: Callable[[int, Row], np.ndarray],
+    queries: int,
+    path: str | Path,
+) -> None:
+    """Draws the first images with the nearest of all others.
+
+    Args:
+        network: whose features they are.
+        rows: of all images.
+        features: (N, ...), of the rows.
+        picture: of an image, by its number and row.
+        queries: how many of the first images.
+        path: of the drawing.
+
+    Raises:
+        UserError: there are no others.
+    """
+    if len(rows) < 2:
+        raise UserError("a single image has no neighbours: name more images")
+
+    def show(number: int) -> Shown:
+        row = rows[number]
+        known = row.label >= 0
+        name = network.classes[row.label] if known else photos.printable(Path(row.name).name)
+        return Shown(picture(number, row), name, row.label if known else None)
+
+    draw_neighbours(neighbours(features, min(queries, len(rows)), show), path)
+
+
+def draw_neighbours(rows: Sequence[Neighbours], path: str | Path) -> None:
+    """Draws queries in the first column, and the neighbours of each beside it, nearest first.
+
+    Under a neighbour are its class, red if it is not the query's, and its distance.
+    """
+    step, height = SMALL + BESIDE, SMALL + CAPTION + GAP
+    columns = max(len(row.found) for row in rows)
+    sheet = _Sheet(3 * GAP + SMALL + columns * step - BESIDE, TITLE + len(rows) * height)
+    for number, (query, found) in enumerate(rows):
+        top = TITLE + number * height
+        axes = sheet.picture(GAP, top, query.picture, SMALL)
+        axes.set_xlabel(_short(query.name), fontsize=6, fontweight="bold", labelpad=3)
+        if number == 0:
+            axes.set_title("query", fontsize=8, pad=4, loc="left")
+        for place, (shown, distance) in enumerate(found):
+            axes = sheet.picture(2 * GAP + SMALL + place * step, top, shown.picture, SMALL)
+            wrong = None not in (query.label, shown.label) and query.label != shown.label
+            caption = f"{_short(shown.name)}\n{distance:.3g}"
+            axes.set_xlabel(caption, fontsize=6, labelpad=3, color=WRONG if wrong else "black")
+            if number == place == 0:
+                axes.set_title("nearest (distance)", fontsize=8, pad=4, loc="left")
+    sheet.save(path)
+
+
+def neighbours(
+    features: np.ndarray, queries: int, show: Callable[[int], Shown]
+) -> list[Neighbours]:
+    """The first rows, each with the nearest of all other rows.
+
+    Args:
+        features: (N, ...).
+        queries: how many of the first rows.
+        show: the picture of a row.
+    """
+    found = []
+    for query, *others in zip(
+        range(queries), *nearest(features, features[:queries], NEAREST + 1), strict=True
+    ):
+        pairs = [(i, d) for i, d in zip(*others, strict=True) if i != query][:NEAREST]
+        found.append(Neighbours(show(query), [(show(int(i)), float(d)) for i, d in pairs]))
+    return found
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+
+class _Sheet:
+    """A figure on which everything has its place in pixels, from the top left."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self._width, self._height = width, height
+        self._figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+
+    def axes(self, left: int, top: int, width: int, height: int) -> Any:
+        """Axes without ticks."""
+        bottom = self._height - top - height
+        box = (left / self._width, bottom / self._height, width / self._width)
+        return self._figure.add_axes((*box, height / self._height), xticks=(), yticks=())
+
+    def picture(self, left: int, top: int, picture: np.ndarray, side: int) -> Any:
+        """A picture (S, S, 3), brought to the size that it is shown in."""
+        axes = self.axes(left, top, side, side)
+        axes.imshow(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))
+        axes.spines[:].set_visible(False)
+        return axes
+
+    def save(self, path: str | Path) -> None:
+        """Writes the figure in the format that its name asks for."""
+        FigureCanvasAgg(self._figure)
+        self._figure.savefig(path)
+
+
+def _short(name: str) -> str:
+    """A name that fits, and whose dollars are no formula to matplotlib."""
+    return (name if len(name) <= LETTERS else name[: LETTERS - 1] + "…").replace("$", r"\$")

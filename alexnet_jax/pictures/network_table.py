@@ -1,0 +1,78 @@
+"""The network layer by layer, as a table (`--mode=describe`)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax.model import AlexNet, Network
+
+
+def table(network: Network) -> str:
+    """A Markdown table: shapes, parameters, multiply-adds, and where the towers communicate.
+
+    The multiply-adds are of one image's forward pass, convolutions and products only.
+    """
+    model = AlexNet(network)
+    size = network.input_size
+    variables = model.shapes()
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    _, stages = jax.eval_shape(
+        lambda v, x: model.apply(v, x, intermediates=True), variables, images
+    )
+    convolutions, hidden = network.convolutions(), network.hidden()
+    rows: list[tuple[str, ...]] = []
+    rows.append(("layer", "output", "kernels", "then", "sees", "parameters", "multiply-adds"))
+    rows.append(("input", f"{size}x{size}x3", "", "minus the mean image", "", "", ""))
+    total_parameters = total_products = 0
+    for number, name in enumerate([*convolutions, *hidden, "fc8"]):
+        parameters = variables["params"][name]
+        count = sum(leaf.size for leaf in jax.tree.leaves(parameters))
+        shape, kernel = stages[name].shape[1:], parameters["kernel"].shape
+        products = int(np.prod(kernel[:-1])) * int(np.prod(shape))
+        total_parameters, total_products = total_parameters + count, total_products + products
+        after = ""
+        if name in convolutions:
+            layer = convolutions[name]
+            after = layer.after
+            stride = f" every {layer.stride}" if layer.stride > 1 else ""
+            kernels = f"{kernel[3]} of {kernel[0]}x{kernel[1]}x{kernel[2]}{stride}"
+            sees = "the image" if number == 0 else "both" if layer.communicates else "own tower"
+        else:
+            kernels, sees = f"{kernel[1]} of {kernel[0]}", "both"
+            after = hidden[name].after if name in hidden else after
+        words = {"activation": network.activation.replace("relu", "ReLU"), "norm": network.norm}
+        then = ", ".join(words.get(word, word.replace("_", " ")) for word in after.split())
+        final = stages["/".join([name, *after.split()[-1:]])].shape[1:]
+        output = _shape(shape) + (f" → {_shape(final)}" if final != shape else "")
+        sees = sees if network.towers > 1 or number == 0 else "all"
+        rows.append(
+            (
+                name,
+                output,
+                kernels,
+                "softmax" if name == "fc8" else then,
+                sees,
+                f"{count:,}",
+                f"{products:,}",
+            )
+        )
+    rows.append(("total", "", "", "", "", f"{total_parameters:,}", f"{total_products:,}"))
+    return _aligned(rows)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    right = {len(widths) - 1, len(widths) - 2}  # numbers
+    lines = [
+        "| " + " | ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ) + " |"
+        for row in rows
+    ]  # fmt: skip
+    rule = [f"{'-' * (w - 1)}:" if i in right else "-" * w for i, w in enumerate(widths)]
+    return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])

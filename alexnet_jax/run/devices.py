@@ -1,0 +1,41 @@
+"""The devices that a run computes on, as a (data, tower) mesh."""
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from alexnet_jax import settings
+from alexnet_jax.model.mesh import make_mesh
+
+
+def start_devices(config: ConfigDict) -> None:
+    """Lets the CPU stand in for as many devices as the mesh asks for; two if it does not say.
+
+    So the path with two towers is the one that everybody runs. Harmless beside an accelerator. Has
+    to come before the first use of jax; where that has happened, as in a notebook, says what there
+    is.
+    """
+    towers_asked = config.mesh.tower or config.model.towers
+    try:
+        jax.config.update("jax_num_cpu_devices", max(1, config.mesh.data) * towers_asked)
+    except RuntimeError:
+        print(f"jax is already running; using its {len(jax.devices())} devices")
+
+
+def mesh_of(config: ConfigDict) -> Mesh:
+    """The mesh that a configuration asks for.
+
+    Raises:
+        ConfigError: there are not so many devices, or the network has one tower only.
+    """
+    try:
+        one_tower = config.mesh.tower == 0 and config.model.towers == 1
+        mesh = make_mesh(config.mesh.data, 1 if one_tower else config.mesh.tower)
+    except ValueError as error:
+        raise settings.ConfigError(f"--config.{error}") from error
+    if mesh.shape["tower"] > config.model.towers:
+        raise settings.ConfigError(
+            f"--config.mesh.tower={mesh.shape['tower']}: this network is one tower "
+            "(model.towers=1); set mesh.tower=1"
+        )
+    return mesh

@@ -1,0 +1,99 @@
+"""Configurations by name and from files, and those that are saved with a run."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import alexnet_jax
+from alexnet_jax.errors import ConfigError
+from alexnet_jax.settings.fields import flatten, nearest
+
+CONFIGS = Path(alexnet_jax.__file__).parent / "configs"
+
+
+def names() -> list[str]:
+    """The configurations that come with the package."""
+    return sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "__init__")
+
+
+def load(spec: str) -> ConfigDict:
+    """The configuration NAME, NAME:PRESET, or that of a file PATH.py, PATH.py:PRESET.
+
+    Raises:
+        ConfigError: there is no such configuration or preset.
+    """
+    name, colon, preset = spec.partition(":")
+    path = Path(name) if name.endswith(".py") else CONFIGS / f"{name}.py"
+    if not path.is_file():
+        if name.endswith(".py"):
+            raise ConfigError(f"--config={spec}: there is no file {path}")
+        raise ConfigError(
+            f"--config={spec}: unknown configuration {name!r}{nearest(name, names())} "
+            f"There are {', '.join(names())}; a path that ends in .py works too."
+        )
+    try:
+        config = _get_config(path, *[preset] * bool(colon))
+    except Exception as error:
+        raise ConfigError(f"--config={spec}: {error}") from error
+    return _complete(config, f"--config={spec}")
+
+
+def _get_config(path: Path, *preset: str) -> Any:
+    """What the `get_config` of a file returns."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*preset)
+
+
+def _complete(config: Any, where: object) -> ConfigDict:
+    """The configuration, if it has every field of a run."""
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{where}: get_config has to return a ConfigDict, not {config!r:.80}")
+    known, given = flatten(_get_config(CONFIGS / "base.py")).keys(), flatten(config).keys()
+    unknown = sorted(given - known)
+    if unknown:
+        raise ConfigError(f"{where}: unknown field {unknown[0]!r}{nearest(unknown[0], known)}")
+    missing = sorted(known - given)
+    if missing:
+        raise ConfigError(
+            f"{where} has no field {', '.join(missing[:4])}{' and more' * (len(missing) > 4)}: "
+            "start from alexnet_jax.configs.base.get_config()"
+        )
+    return config
+
+
+def save(config: ConfigDict, path: Path) -> None:
+    """Writes a configuration as JSON, all at once or not at all."""
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    partial.replace(path)
+
+
+def read(path: Path) -> ConfigDict:
+    """The configuration that `save` wrote.
+
+    Raises:
+        ConfigError: there is none, or it is damaged.
+    """
+    try:
+        fields = json.loads(path.read_text())
+        if not isinstance(fields, dict):
+            raise ValueError("it is no JSON object")
+        return _complete(ConfigDict(_tuples(fields)), path)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path.parent} holds no run (no {path.name}); train one with --workdir={path.parent}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(v) for key, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

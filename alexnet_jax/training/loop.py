@@ -1,0 +1,312 @@
+"""The training of paper section 5: stochastic gradient descent, and what surrounds it.
+
+`train` is the whole run: it makes or restores the state, then steps, logs, validates and saves
+until the last step, tests the result in one view and in ten, and draws the first layer's kernels.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
+
+from alexnet_jax import settings
+from alexnet_jax.data.cache.store import Cache
+from alexnet_jax.data.stream import device_stream, process_share, training_stream
+from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation.evaluator import Evaluator
+from alexnet_jax.evaluation.scores import Score, score_row
+from alexnet_jax.files import check_writable, sole_owner
+from alexnet_jax.model import Network
+from alexnet_jax.model.mesh import IMAGES, describe_mesh
+from alexnet_jax.model.platforms import platform_of
+from alexnet_jax.run import inputs
+from alexnet_jax.run.checkpoint import Checkpoints
+from alexnet_jax.run.metrics import Row
+from alexnet_jax.run.parts import build, check_batch
+from alexnet_jax.signals import Stopped, stop_signals
+from alexnet_jax.training import first_weights, update_rule
+from alexnet_jax.training.clock import Clock
+from alexnet_jax.training.report import Report, conclude, tested
+from alexnet_jax.training.step import (
+    State,
+    initial_state,
+    lighting_steps,
+    make_train_step,
+    total_steps,
+)
+
+Tree = Any
+
+
+def input_stream(
+    config: ConfigDict, cache: Cache, network: Network, mesh: Mesh, steps: int
+) -> grain.IterDataset:
+    """The training batches of a run, on their devices (section 4.1)."""
+    sharding = NamedSharding(mesh, IMAGES)
+    index, count = process_share(sharding, config.batch_size)
+    stream = training_stream(
+        cache,
+        batch_size=config.batch_size,
+        crop=network.input_size,
+        seed=config.seed,
+        lighting=config.data.lighting,
+        lighting_steps=lighting_steps(config, steps),
+        lighting_on=config.data.lighting_on,
+        last_offset=config.data.last_offset,
+        flip=config.data.flip,
+        with_offsets=config.data.mean == "aligned",
+        process_index=index,
+        process_count=count,
+        split=config.data.train,
+    )
+    return device_stream(stream, sharding)
+
+
+def train(config: ConfigDict, workdir: Path) -> list[Score]:
+    """Trains, or goes on with, the run of `workdir` and tests it.
+
+    Returns:
+        The scores on the test split: in one view and in ten.
+
+    Raises:
+        UserError: anything the user can mend; nothing was overwritten.
+        Stopped: SIGTERM or SIGINT came; the run was saved first if it was under way.
+    """
+    first_weights.check_workdir(workdir)
+    saved = workdir / "config.json"
+    if saved.exists():
+        settings.check_same_run(settings.read(saved), config, workdir)
+    check_writable(workdir)
+    taken = first_weights.take(config, workdir)
+    cache, mesh, model = build(config)
+    check_batch(config, mesh)
+    network = model.network
+    images = len(cache.images[config.data.train])
+    steps = total_steps(config, images)
+    optimizer = update_rule.update_rule(config.optim, steps)
+    print(
+        f"{cache.name}: {images:,} training images, {network.classes} classes; "
+        f"{steps:,} steps of {config.batch_size} on a mesh of {describe_mesh(mesh)}",
+        flush=True,
+    )
+
+    stream = input_stream(config, cache, network, mesh, steps)
+    evaluator = Evaluator(
+        model, cache.mean_image, config.eval_batch_size, aligned=config.data.mean == "aligned"
+    )
+    with (
+        sole_owner(workdir),
+        Checkpoints(workdir / "checkpoints", config.keep_checkpoints) as checkpoints,
+        contextlib.closing(iter(stream)) as batches,
+    ):
+        state = first_weights.start(initial_state(model, optimizer, config.seed), taken)
+        state, start = resume(state, batches, checkpoints, cache, mesh)
+        settings.save(config, saved)  # nothing stands in the way any more
+        inputs.write_input(workdir, cache.mean_image, cache.class_names)
+        with Report(workdir, start, steps) as report:
+            if start >= steps:
+                report.say(f"this run is complete: {start:,} steps")
+            else:
+                run = Run(config, steps, cache, evaluator, checkpoints, report)
+                step = make_train_step(model, optimizer, cache.mean_image, config, steps)
+                state = run.loop(state, start, step, batches)
+            end = max(start, steps)
+            scores = tested(workdir, end) or test(
+                evaluator, state.model(), cache, config, report, end
+            )
+        best = checkpoints.best()
+    from alexnet_jax.pictures import curves, figure3  # matplotlib would delay the first step
+
+    figure3.kernels(np.asarray(state.params["conv1"]["kernel"]), network.towers, workdir)
+    curves.curves(workdir)
+    conclude(workdir, config, scores, best)
+    return scores
+
+
+def resume(
+    state: State, batches: Any, checkpoints: Checkpoints, cache: Cache, mesh: Mesh
+) -> tuple[State, int]:
+    """The state and the input where the newest sound checkpoint left them.
+
+    The order: arrays, then the input's position, then `metrics.jsonl` is cut (by `Report`).
+    """
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.trees())
+    found = checkpoints.restore(abstract, mesh)
+    if found is None:
+        return state, 0
+    trees, record = found
+    if record["dataset"] != cache.fingerprint:
+        raise UserError(
+            f"the run in {checkpoints.directory.parent} was trained on other data than "
+            f"{cache.path} holds now (fingerprint {record['dataset']}, here {cache.fingerprint}). "
+            "Give the --config.data.dir of before, or another --workdir."
+        )
+    for aside in checkpoints.discard_after(record["step"]):
+        print(f"moved the damaged checkpoint to {aside}")
+    batches.set_state(record["input"])
+    print(f"going on from the checkpoint of step {record['step']:,}", flush=True)
+    return state.with_trees(trees), record["step"]
+
+
+class Run:
+    """The training loop, and the clocks and intervals that go with it."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        steps: int,
+        cache: Cache,
+        evaluator: Evaluator,
+        checkpoints: Checkpoints,
+        report: Report,
+    ) -> None:
+        self.config, self.steps, self.cache = config, steps, cache
+        self.evaluator, self.checkpoints, self.report = evaluator, checkpoints, report
+        self.rates = update_rule.schedules(config.optim, steps)
+        self.epoch_steps = len(cache.images[config.data.train]) / config.batch_size
+        self.eval_every = max(1, round(config.eval_every * self.epoch_steps))
+        self.save_every = max(1, round(config.checkpoint_every * self.epoch_steps))
+        self.said_stuck = False
+
+    def loop(
+        self,
+        state: State,
+        start: int,
+        train_step: Callable[[State, dict[str, jax.Array]], State],
+        batches: Any,
+    ) -> State:
+        """Steps from `start` to the end."""
+        platform = platform_of(self.evaluator.viewer.mesh)
+        with stop_signals() as stopped_by:
+            clock = Clock()
+            for step in range(start + 1, self.steps + 1):
+                with clock.waiting(state.step):
+                    batch = next(batches)
+                platform.settle(state.step)
+                state = train_step(state, batch)
+                clock.stepped(state.step)
+                self.report.advance()
+
+                last, stop = step == self.steps, bool(stopped_by)
+                if step % self.config.log_every == 0 or last:
+                    state = self.log(state, step, clock)
+                error = None
+                if self.config.data.validation and (step % self.eval_every == 0 or last):
+                    state, error = self.validate(state, step)
+                    clock.restart()
+                if step % self.save_every == 0 or last or stop:
+                    self.save(state, step, batches, error)
+                    clock.restart()
+                if stop:
+                    self.checkpoints.wait()
+                    raise Stopped(stopped_by[0], f"saved at step {step:,}")
+        return state
+
+    def log(self, state: State, step: int, clock: "Clock") -> State:
+        """Writes the averages since the last row, and starts new ones."""
+        check_finite(state, self.checkpoints)
+        totals = {name: float(total) for name, total in state.running.items()}
+        examples = totals["examples"]
+        seconds = clock.seconds_per_step()
+        row: Row = {
+            "step": step,
+            "epoch": round(step / self.epoch_steps, 4),
+            "split": "train",
+            "loss": totals["loss"] / examples,
+            "top1_error": totals["top1"] / examples,
+            "top5_error": totals["top5"] / examples,
+            "views": 1,
+            "examples": round(examples),
+            "learning_rate": float(self.rates["weights"](step - 1) * state.plateau.factor),
+            "images_per_second": self.config.batch_size / seconds,
+            "data_wait_fraction": clock.wait_fraction(),
+            "seconds_left": (self.steps - step) * seconds,
+        }
+        self.report.training(row)
+        self.alarm_if_stuck(row)
+        clock.restart()
+        zeros = jax.tree.map(jnp.zeros_like, state.running)
+        return state.replace(running=zeros)
+
+    def alarm_if_stuck(self, row: Row) -> None:
+        """Says so, once, if the loss has not left chance after the first epochs."""
+        classes = len(self.cache.class_names)
+        chance = math.log(classes)
+        if row["epoch"] >= 2 and not self.said_stuck and row["loss"] > 0.98 * chance:
+            self.said_stuck = True
+            self.report.say(
+                f"warning: after {row['epoch']:.1f} epochs the loss, {row['loss']:.3f}, is still "
+                f"at chance, ln({classes}) = {chance:.3f}. Is the learning rate "
+                "too low, are the initial weights too small for this network (see "
+                "configs/small.py), or are the labels shuffled?"
+            )
+
+    def validate(self, state: State, step: int) -> tuple[State, float]:
+        """One view of the validation split; the plateau rule looks at its top-1 error."""
+        check_finite(state, self.checkpoints)
+        split = self.config.data.validation
+        (score,) = self.evaluator(
+            state.model(), self.cache.images[split], self.cache.labels[split], ten_views=False
+        )
+        self.report.rows(score_row(score, step, step / self.epoch_steps, "validation"))
+        self.report.say(f"step {step:>6}  validation: {score}")
+        if self.config.optim.schedule == "plateau":
+            plateau = state.plateau.after(score.top1_error, self.config.optim.patience)
+            if plateau.factor < state.plateau.factor:
+                self.report.say("the validation error stalled: learning rate divided by 10")
+            places = jax.tree.map(lambda x: x.sharding, state.plateau)
+            state = state.replace(plateau=jax.device_put(plateau, places))
+        return state, score.top1_error
+
+    def save(self, state: State, step: int, batches: Any, error: float | None) -> None:
+        """Saves state and input position, unless the numbers have gone bad."""
+        check_finite(state, self.checkpoints)
+        record = {"input": batches.get_state(), "dataset": self.cache.fingerprint}
+        self.checkpoints.save(step, state.trees(), record, error)
+
+
+def check_finite(state: State, checkpoints: Checkpoints) -> None:
+    """Raises UserError if the loss of some step, or a weight by now, is not a finite number."""
+    bad = int(state.bad_step)
+    if bad < 0 and not all_finite(state.model()):
+        bad = int(state.step)
+    if bad >= 0:
+        kept = checkpoints.steps()
+        back = (
+            f"the checkpoint of step {kept[-1]} is kept" if kept else "there is no checkpoint yet"
+        )
+        raise UserError(
+            f"the loss or a weight was not a finite number at step {bad}; {back}. Lower "
+            "--config.optim.learning_rate and start in another --workdir."
+        )
+
+
+@jax.jit
+def all_finite(tree: Tree) -> jax.Array:
+    """Whether no array of the tree holds an infinity or a nan."""
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
+
+
+def test(
+    evaluator: Evaluator,
+    variables: Tree,
+    cache: Cache,
+    config: ConfigDict,
+    report: Report,
+    step: int,
+) -> list[Score]:
+    """One and ten views of the test split, by the weights of the last step."""
+    split = config.data.test
+    report.say(f"testing {len(cache.images[split]):,} images in one view and in ten")
+    scores = evaluator(variables, cache.images[split], cache.labels[split], ten_views=True)
+    epoch = step * config.batch_size / len(cache.images[config.data.train])
+    report.rows(*(score_row(score, step, epoch, "test") for score in scores))
+    return scores

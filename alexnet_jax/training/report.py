@@ -1,0 +1,111 @@
+"""What a run tells: `metrics.jsonl`, TensorBoard events, a progress bar or plain lines."""
+
+import json
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from alexnet_jax.evaluation.scores import Score
+from alexnet_jax.run.metrics import Row, read_rows
+
+
+class Report:
+    """Writes and shows the progress of one run. A context manager."""
+
+    def __init__(self, workdir: Path, start: int, steps: int) -> None:
+        """Args:
+        workdir: of the run.
+        start: the step it starts or goes on from; rows of later steps, which a killed run wrote
+            after its last checkpoint, are dropped.
+        steps: of the whole run.
+        """
+        path = workdir / "metrics.jsonl"
+        kept = [row for row in read_rows(path) if row["step"] <= start]
+        partial = path.with_suffix(".tmp")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        partial.replace(path)
+        self._file = path.open("a")
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._bar = tqdm(
+            total=steps,
+            initial=start,
+            unit="step",
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            smoothing=0.1,
+        )
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+        self._file.close()
+        self._events.close()
+
+    def advance(self) -> None:
+        """One step done."""
+        self._bar.update()
+
+    def say(self, text: str) -> None:
+        """A line for the user, above the bar if there is one."""
+        self._bar.clear()
+        print(text, flush=True)
+        self._bar.refresh()
+
+    def rows(self, *rows: Row) -> None:
+        """Writes rows of one moment together."""
+        self._file.write("".join(json.dumps(row) + "\n" for row in rows))
+        self._file.flush()
+        for row in rows:
+            views = f"_{row['views']}_views" if row.get("views", 1) > 1 else ""
+            for name, value in row.items():
+                if isinstance(value, float) and name != "epoch":
+                    self._events.add_scalar(f"{row['split']}{views}/{name}", value, row["step"])
+
+    def training(self, row: Row) -> None:
+        """A row of training figures: on the bar, or as a line where there is none."""
+        self.rows(row)
+        speed = f"{row['images_per_second']:,.0f} images/s"
+        wait = f"{row['data_wait_fraction']:.1%}"
+        if self._bar.disable:
+            left = f"{row['seconds_left'] // 60:.0f}m{row['seconds_left'] % 60:02.0f}s"
+            self.say(
+                f"step {row['step']:>6}/{self._bar.total}  epoch {row['epoch']:6.2f}  "
+                f"loss {row['loss']:.4f}  top-1 error {row['top1_error']:6.1%}  "
+                f"{speed}  waiting for data {wait}  left {left}"
+            )
+        else:
+            self._bar.set_postfix_str(
+                f"loss {row['loss']:.3f}, error {row['top1_error']:.1%}, {speed}, data wait {wait}"
+            )
+
+
+def tested(workdir: Path, step: int) -> list[Score]:
+    """The scores that a test at this step has already written."""
+    rows = read_rows(workdir / "metrics.jsonl")
+    return [
+        Score(**{name: row[name] for name in Score._fields})
+        for row in rows
+        if row["split"] == "test" and row["step"] == step
+    ]
+
+
+def conclude(workdir: Path, config: ConfigDict, scores: list[Score], best: int | None) -> None:
+    """Prints the result and what can be done with it."""
+    print()
+    for score in scores:
+        print(f"test, last step: {score}")
+    if best is not None:
+        print(f"best checkpoint by validation error: step {best}")
+    print(f"""
+In {workdir}: metrics.jsonl, checkpoints/, figures/conv1.png (the kernels of conv1, tower
+by tower), figures/curves.png, and for TensorBoard tensorboard/. Next:
+
+    python -m alexnet_jax.main --workdir={workdir} --mode=evaluate    # test it again
+    python -m alexnet_jax.main --mode=describe                         # the network, layer by layer
+    python -m alexnet_jax.main --workdir=W --config=fashion_mnist      # real images
+""")

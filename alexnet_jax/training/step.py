@@ -1,0 +1,142 @@
+"""One update of the network, compiled: loss, gradients, the rule of 2012 (paper section 5)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from ml_collections import ConfigDict
+
+from alexnet_jax.evaluation import views
+from alexnet_jax.evaluation.scores import sums
+from alexnet_jax.model import AlexNet
+from alexnet_jax.model.mesh import shardings
+from alexnet_jax.model.platforms import platform_of
+from alexnet_jax.training import update_rule
+
+Tree = Any
+
+
+class State(struct.PyTreeNode):
+    """Everything that a step changes; all arrays, all global."""
+
+    step: jax.Array  # updates so far
+    params: Tree
+    batch_stats: Tree
+    opt_state: Tree
+    plateau: update_rule.Plateau
+    running: dict[str, jax.Array]  # sums since the last row of metrics
+    bad_step: jax.Array  # the first step whose loss was not finite, or -1
+
+    def model(self) -> Tree:
+        """What evaluation needs."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def trees(self) -> dict[str, Tree]:
+        """The state as the two parts of a checkpoint."""
+        return {
+            "model": self.model(),
+            "training": {
+                "step": self.step,
+                "opt_state": self.opt_state,
+                "plateau": self.plateau,
+                "running": self.running,
+            },
+        }
+
+    def with_trees(self, trees: Mapping[str, Tree]) -> "State":
+        """The state that `trees` came from."""
+        return self.replace(**trees["model"], **trees["training"])
+
+
+NOTHING_YET = {"loss": 0.0, "top1": 0.0, "top5": 0.0, "examples": 0.0}
+
+
+def initial_state(
+    model: AlexNet, optimizer: optax.GradientTransformationExtraArgs, seed: int
+) -> State:
+    """The state before the first step, drawn at global shape: the same for a seed on every mesh."""
+    assert model.mesh is not None
+    size = model.network.input_size
+    images = jax.ShapeDtypeStruct((model.mesh.shape["data"], size, size, 3), jnp.float32)
+
+    def init() -> State:
+        variables = model.init(jax.random.key(seed), jnp.zeros(images.shape, images.dtype))
+        return State(
+            step=jnp.int32(0),
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=optimizer.init(variables["params"]),
+            plateau=update_rule.Plateau.start(),
+            running={name: jnp.float32(zero) for name, zero in NOTHING_YET.items()},
+            bad_step=jnp.int32(-1),
+        )
+
+    places = shardings(jax.eval_shape(init), model.mesh)
+    return jax.jit(init, out_shardings=places)()
+
+
+def make_train_step(
+    model: AlexNet,
+    optimizer: optax.GradientTransformationExtraArgs,
+    mean_image: np.ndarray,
+    config: ConfigDict,
+    steps: int,
+) -> Callable[[State, dict[str, jax.Array]], State]:
+    """One update (section 5), compiled, which consumes the state it is given."""
+    assert model.mesh is not None
+    platform = platform_of(model.mesh)
+    lit_steps = lighting_steps(config, steps)
+    mean = jnp.asarray(mean_image)
+
+    def train_step(state: State, batch: dict[str, jax.Array]) -> State:
+        divisor = jnp.where(state.step < lit_steps, config.data.lighting_divisor, 1.0)
+        images = views.training_images(batch, mean, divisor)
+        masks = model.dropout_masks(dropout_key(config.seed, state.step), len(images))
+        images, masks = platform.computed_once((images, masks))  # not drawn for every reader
+
+        def loss(params: Tree) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            logits, updated = model.apply(variables, images, masks, mutable=["batch_stats"])
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+            return losses.mean(), (logits, updated.get("batch_stats", {}))
+
+        (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(
+            state.params
+        )
+        updates, opt_state = optimizer.update(
+            gradients, state.opt_state, state.params, plateau_factor=state.plateau.factor
+        )
+        everyone = jnp.ones(len(images))
+        seen = sums(jax.nn.softmax(logits), batch["label"], everyone)
+        seen["loss"] = value * len(images)
+        first_bad = (state.bad_step < 0) & ~jnp.isfinite(value)
+        return state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            running={name: total + seen[name] for name, total in state.running.items()},
+            bad_step=jnp.where(first_bad, state.step + 1, state.bad_step),
+        )
+
+    options = platform.compiler_options(training=True)
+    return jax.jit(train_step, donate_argnums=0, compiler_options=options)
+
+
+def dropout_key(seed: int, step: jax.Array | int) -> jax.Array:
+    """What a step's dropout masks are drawn from; the initial weights have the seed itself."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
+
+
+def total_steps(config: ConfigDict, examples: int) -> int:
+    """Updates in a whole run; at least one."""
+    return max(1, round(config.epochs * examples / config.batch_size))
+
+
+def lighting_steps(config: ConfigDict, steps: int) -> int:
+    """The step at which lighting ends."""
+    return round(config.data.lighting_until * steps)
