@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from alexnet_jax.data.cache.store import Cache
+from alexnet_jax.data.sources.record import Record, Source
 
 
 def photo(seed: int, height: int = 40, width: int = 60) -> np.ndarray:
@@ -133,3 +134,29 @@ def position_images(count: int, size: int) -> np.ndarray:
     images[..., 1] = np.arange(size)[:, None]
     images[..., 2] = np.arange(size)
     return images
+
+
+class Photos:
+    """A split of photographs of changing sizes."""
+
+    def __init__(self, count: int, seed: int = 0, classes: int = 3):
+        self.count, self.seed, self.classes = count, seed, classes
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        image = photo(self.seed + index, 20 + index % 7, 20 + index % 5)
+        return Record(f"photo {index}", index % self.classes, image)
+
+
+def photos(train: int = 150, test: int = 5) -> Source:
+    splits = {"train": Photos(train), "test": Photos(test, seed=500)}
+    return Source("photos", ("a", "b", "c"), splits, f"{train} {test}")
+
+
+def assert_same_files(first: pathlib.Path, second: pathlib.Path) -> None:
+    files = sorted(path.name for path in first.iterdir())
+    assert files == sorted(path.name for path in second.iterdir())
+    for name in files:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name

@@ -22,7 +22,7 @@ from PIL import EpsImagePlugin, Image, PngImagePlugin
 
 from alexnet_jax.data import decoding
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def photo(seed: int, height: int = 40, width: int = 60) -> np.ndarray:
@@ -314,7 +314,7 @@ def test_fit_of_a_strip_is_its_middle(monkeypatch, height, width, size):
     for strip in (photo(5, height, width), photo(6, width, height)):
         fitted = decoding.fit(strip, size).astype(int)
         with monkeypatch.context() as patch:
-            patch.setattr(images, "MAX_ASPECT", 10_000)
+            patch.setattr(decoding, "MAX_ASPECT", 10_000)
             assert np.abs(fitted - decoding.fit(strip, size)).max() <= 2
 
 

@@ -5,20 +5,19 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import network_fixtures as fixtures
 import numpy as np
 import pytest
-from absl.flags import FLAGS
 from matplotlib.figure import Figure
 from PIL import Image
 
 from alexnet_jax import figures, settings
 from alexnet_jax.errors import UserError
-from alexnet_jax.pictures import colour
+from alexnet_jax.pictures import colour, curves, figure3, of_runs
 from alexnet_jax.run.checkpoint import Checkpoints
 
 
@@ -170,7 +169,7 @@ def test_kernels_are_drawn_tower_by_tower(tmp_path: Path) -> None:
     kernel = np.zeros((11, 11, 3, 24), np.float32)
     kernel[:, :, 0, :12] = 0.2
     kernel[:, :, 1, 12:] = 0.1
-    path = figures.kernels(kernel, 2, tmp_path)
+    path = figure3.kernels(kernel, 2, tmp_path)
     assert path == tmp_path / "figures" / "conv1.png"
     pixels = pixels_of(path)
     red = np.argwhere((pixels[..., 0] > 240) & (pixels[..., 1] < 140) & (pixels[..., 2] < 140))
@@ -185,7 +184,7 @@ def test_the_bar_below_a_kernel_is_its_share(
 ) -> None:
     """Dark pixels of the bar, of all its pixels."""
     kernel = np.tile(np.array(colour, float)[:, None], (5, 5, 1, 6))
-    pixels = pixels_of(figures.kernels(kernel, 1, tmp_path))
+    pixels = pixels_of(figure3.kernels(kernel, 1, tmp_path))
     bar = np.all(pixels == round(0.88 * 255), -1)
     dark = np.all(pixels == round(0.2 * 255), -1)
     # The row of the picture with the most of both: through the middle of the bars.
@@ -195,7 +194,7 @@ def test_the_bar_below_a_kernel_is_its_share(
 
 def test_a_kernel_of_zeros_is_grey(tmp_path: Path) -> None:
     """No division by zero, and no colour."""
-    pixels = pixels_of(figures.kernels(np.zeros((5, 5, 3, 4)), 1, tmp_path))
+    pixels = pixels_of(figure3.kernels(np.zeros((5, 5, 3, 4)), 1, tmp_path))
     grey = np.all(pixels == 127, -1).sum()
     side = 0.55 * 0.93 * 150  # of a kernel, in pixels
     assert abs(grey - 4 * side**2) < 4 * 4 * side  # four squares, but for their borders
@@ -204,11 +203,11 @@ def test_a_kernel_of_zeros_is_grey(tmp_path: Path) -> None:
 
 def test_the_grid_holds_all_kernels() -> None:
     """At most sixteen in a row, as few rows as that allows, and no row without a kernel."""
-    assert [figures._grid(n) for n in (1, 12, 17, 24, 48, 64)] == [
+    assert [figure3._grid(n) for n in (1, 12, 17, 24, 48, 64)] == [
         (1, 1), (1, 12), (2, 9), (2, 12), (3, 16), (4, 16)
     ]  # fmt: skip
     for count in range(1, 100):
-        rows, columns = figures._grid(count)
+        rows, columns = figure3._grid(count)
         assert columns <= 16 and (rows - 1) * columns < count <= rows * columns
 
 
@@ -216,7 +215,7 @@ def test_curves_of_a_run(tmp_path: Path) -> None:
     """Rows of every kind are drawn, and a run without validation, of a single row, or with none."""
     rows = rows_of_a_run()
     write_rows(tmp_path, rows)
-    path = figures.curves(tmp_path)
+    path = curves.curves(tmp_path)
     assert path == tmp_path / "figures" / "curves.png"
     pixels = pixels_of(path)
     assert pixels.shape[1] > 800
@@ -224,7 +223,7 @@ def test_curves_of_a_run(tmp_path: Path) -> None:
         wanted = [int(name[i : i + 2], 16) for i in (0, 2, 4)]
         assert np.abs(pixels - wanted).max(-1).min() < 40, name
     for few in ([r for r in rows if r["split"] != "validation"], rows[:1], []):
-        figures.draw_curves({"run": few}, tmp_path / "few.png")
+        curves.draw_curves({"run": few}, tmp_path / "few.png")
 
 
 def test_an_axis_is_logarithmic_only_where_it_can_and_should() -> None:
@@ -232,7 +231,7 @@ def test_an_axis_is_logarithmic_only_where_it_can_and_should() -> None:
     for values, scale in (([1, 4], "linear"), ([1, 6], "log"), ([0, 6], "linear"), ([], "linear")):
         axes = Figure().subplots()
         axes.plot(values, values)
-        figures._scale(axes)
+        curves._scale(axes)
         assert axes.get_yscale() == scale
         assert scale == "log" or axes.get_ylim()[0] == 0
 
@@ -243,9 +242,9 @@ def test_the_lines_are_the_rows(
 ) -> None:
     """Every kind of row of every run is a line: epochs, nats, per cent; each run has its colour."""
     drawn: list[Figure] = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(curves, "save", lambda figure, path: drawn.append(figure))
     runs = {f"run{i}": rows_of_a_run(1 - i / 20) for i in range(count)}
-    figures.draw_curves(runs, tmp_path / "all.png")
+    curves.draw_curves(runs, tmp_path / "all.png")
     for axes, field, scale in zip(drawn[0].axes, ("loss", "top1_error"), (1, 100), strict=True):
         assert len(axes.lines) == 4 * count
         lines = iter(axes.lines)
@@ -270,7 +269,7 @@ def test_names_are_the_shortest_that_tell_runs_apart() -> None:
     """The last part where that is enough, more where it is not."""
 
     def names(*paths: str) -> list[str]:
-        return figures.short_names([Path(path) for path in paths])
+        return of_runs.short_names([Path(path) for path in paths])
 
     assert names("/a/run") == ["run"]
     assert names("/a/run1", "/b/run2") == ["run1", "run2"]
@@ -284,7 +283,7 @@ def test_draw_a_run_with_a_checkpoint(
 ) -> None:
     """The table and `conv1.json` hold what the kernels of the checkpoint have."""
     workdir, kernel = saved
-    figures.draw([workdir], tmp_path)
+    of_runs.draw([workdir], tmp_path)
     out = capsys.readouterr().out
     names = ["conv1.png", "conv1.json", "curves.png"]
     assert out.splitlines()[-1] == "wrote " + ", ".join(str(tmp_path / name) for name in names)
@@ -312,7 +311,7 @@ def test_draw_several_runs(
         copy = shutil.copytree if kept == "checkpoints" else shutil.copy
         copy(workdir / kept, tmp_path / name / kept)
     runs = [workdir, tmp_path / "untrained", tmp_path / "converted"]
-    figures.draw(runs, tmp_path / "out")
+    of_runs.draw(runs, tmp_path / "out")
     out = capsys.readouterr().out
     assert "no kernels of untrained" in out and "no curves of converted" in out
     assert "no kernels of run" not in out and "no curves of run" not in out
@@ -327,16 +326,16 @@ def test_what_is_not_there_is_refused(saved: tuple[Path, np.ndarray], tmp_path: 
     workdir, _ = saved
     out = tmp_path / "out"
     with pytest.raises(settings.ConfigError, match=r"holds no run .*train one with --workdir="):
-        figures.draw([workdir, tmp_path], out)
+        of_runs.draw([workdir, tmp_path], out)
     shutil.copy(workdir / "config.json", tmp_path)
     with pytest.raises(UserError, match=r"neither a checkpoint nor metrics yet: train it with"):
-        figures.draw([workdir, tmp_path], out)
+        of_runs.draw([workdir, tmp_path], out)
     shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
     for path in (tmp_path / "checkpoints" / "10").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
     with pytest.raises(UserError, match="can be read"):
-        figures.draw([workdir, tmp_path], out)
+        of_runs.draw([workdir, tmp_path], out)
     assert not out.exists()
 
 
@@ -360,28 +359,16 @@ def test_the_command(saved: tuple[Path, np.ndarray], tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def refusal(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[int, str]]]:
-    """The exit code and the only line on stderr for arguments; other programs keep their flags."""
-    own = ("workdir", "out")
-    saved = {name: FLAGS[name] for name in own if name in FLAGS}
-
-    def forget() -> None:
-        for name in own:
-            if name in FLAGS:
-                delattr(FLAGS, name)
-        FLAGS.unparse_flags()
+def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """The exit code and the only line on stderr for arguments."""
 
     def ask(*arguments: str) -> tuple[int, str]:
-        forget()
         with pytest.raises(SystemExit) as info:
-            figures.parse_flags(["figures", *arguments])
+            figures.parse_flags(arguments)
         (line,) = capsys.readouterr().err.splitlines()
         return int(str(info.value.code)), line
 
-    yield ask
-    forget()
-    for name, flag in saved.items():
-        FLAGS[name] = flag
+    return ask
 
 
 def test_a_wrong_command_is_refused(
@@ -397,7 +384,7 @@ def test_a_wrong_command_is_refused(
         (f"--workdir={tmp_path},{tmp_path}/../{tmp_path.name}/",): f"names {tmp_path} twice",
         (f"--workdir={tmp_path}", f"--out={file}"): f"--out={file} is a file",
         ("more",): "unexpected argument 'more'",
-        ("--wrkdir=W",): "Unknown command line flag 'wrkdir'",
+        ("--wrkdir=W",): "unknown flag --wrkdir, did you mean --workdir?",
     }
     for arguments, text in wrong.items():
         code, line = refusal(*arguments)

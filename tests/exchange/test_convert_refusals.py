@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 import pytest
 
-from alexnet_jax.convert import convert
 from alexnet_jax.errors import UserError
+from alexnet_jax.exchange.converting import convert
 
 
 def small(change: Callable[[other.SmallGraph], Any], **attributes: Any) -> other.SmallGraph:

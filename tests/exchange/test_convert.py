@@ -24,8 +24,9 @@ from conftest import gradient_function
 
 import alexnet_jax
 from alexnet_jax import settings
-from alexnet_jax.convert import convert
+from alexnet_jax.exchange.converting import convert
 from alexnet_jax.model import AlexNet, Conv, make_mesh
+from alexnet_jax.model.cpu import portions
 from alexnet_jax.model.mesh import IMAGES, shardings
 
 
@@ -244,7 +245,7 @@ def test_lrn_across_towers_and_dropout_of_maps(
 ) -> None:
     """Logits and every gradient are PyTorch's, on every mesh, and an image at a time as well."""
     if looping:
-        monkeypatch.setattr(cpu, "AT_A_TIME", 1)
+        monkeypatch.setattr(portions, "AT_A_TIME", 1)
     network = imported_like()
     params, masks = fixtures.random_params(network), fixtures.random_masks(network, 4)
     masks["conv5"] = np.random.default_rng(1).random((4, 2, 2, 16)) < 0.5

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax.evaluation import views
-from alexnet_jax.evaluation.evaluator import Evaluator, sums
+from alexnet_jax.evaluation.evaluator import Evaluator
+from alexnet_jax.evaluation.scores import sums
 from alexnet_jax.model import AlexNet, Conv, Dense, Network, make_mesh
 
 SIZE, CROP, CLASSES, COUNT = 30, 23, 7, 11

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import data_fixtures
@@ -12,7 +13,7 @@ import jax
 import pytest
 from run_fixtures import Tiny
 
-from alexnet_jax import main as cli
+from alexnet_jax import main as command
 from alexnet_jax import settings
 from alexnet_jax.configs import base
 from alexnet_jax.errors import UserError
@@ -21,26 +22,27 @@ from alexnet_jax.training.loop import train
 
 
 @pytest.fixture
-def flags(monkeypatch: pytest.MonkeyPatch):
+def flags(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The program's flags, as they were before any was parsed; signals are left alone."""
     jax.devices()  # eight: the program must not choose another number
-    cli.define_flags()
+    command.define_flags()
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    saved = {name: (cli.FLAGS[name].value, cli.FLAGS[name].present) for name in cli.FLAGS}
-    yield cli.FLAGS
+    known = command.FLAGS
+    saved = {name: (known[name].value, known[name].present) for name in known}
+    yield
     for name, (value, present) in saved.items():
-        cli.FLAGS[name].value, cli.FLAGS[name].present = value, present
-    cli.FLAGS.unparse_flags()
+        known[name].value, known[name].present = value, present
+    known.unparse_flags()
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
     """The exit code and the only line on stderr of the program with these arguments."""
     with pytest.raises(SystemExit) as info:
-        cli.main(cli.parse_flags(["alexnet", *map(str, arguments)]))
+        command.main([str(argument) for argument in arguments])
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     assert "Traceback" not in line
-    return int(info.value.code), line
+    return int(str(info.value.code)), line
 
 
 # What the program is given beside --workdir and --config of the tiny run, and what it has to say.
@@ -117,7 +119,7 @@ def test_a_bad_field_is_refused_before_anything_is_written(
         (["--workdir"], "Missing value for flag --workdir"),
         (["--wrkdir=w"], "Unknown command line flag 'wrkdir'. Did you mean: workdir ?"),
         (["--workdir=w", "extra"], "unexpected argument 'extra'; see --help"),
-        (["--workdir=w", "--mode=tain"], "should be one of <train|evaluate|describe>"),
+        (["--workdir=w", "--mode=tain"], "should be one of <train|evaluate|describe|config>"),
     ],
 )
 def test_bad_arguments(flags, capsys, tmp_path, monkeypatch, arguments, words) -> None:
@@ -245,7 +247,7 @@ def test_help_shows_the_flags() -> None:
     )
     for flag in ("--workdir", "--config", "--mode", "--[no]best"):
         assert flag in done.stdout
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_describe_takes_flags_in_two_words(tiny: Tiny) -> None:

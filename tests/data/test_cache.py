@@ -7,7 +7,7 @@ import shlex
 import data_fixtures as fixtures
 import numpy as np
 import pytest
-from test_preparation import photos
+from data_fixtures import photos
 
 from alexnet_jax.data import dataset
 from alexnet_jax.data.cache import building, store
@@ -37,7 +37,7 @@ def test_names():
 
 def test_a_large_dataset_is_left_to_its_own_command(tmp_path, monkeypatch):
     fixtures.write_folder(tmp_path / "pets", {"train": 20}, ("cat", "dog"))
-    monkeypatch.setattr(caches, "LARGE", 40 * 16 * 16 * 3 - 1)
+    monkeypatch.setattr(dataset, "LARGE", 40 * 16 * 16 * 3 - 1)
     spec = f"folder:{tmp_path}/pets"
     with pytest.raises(UserError, match=r"40 images, 0\.0 MB, about a minute on \d+ core") as said:
         dataset.ensure_cache(spec, 16, str(tmp_path / "my data"), holdout=4)

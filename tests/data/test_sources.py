@@ -16,7 +16,7 @@ from alexnet_jax.data import sources
 from alexnet_jax.data.sources import idx
 from alexnet_jax.errors import UserError
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")

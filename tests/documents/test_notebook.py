@@ -6,7 +6,7 @@ import jupytext
 import pytest
 from nbclient import NotebookClient
 
-PAGES = sorted((Path(__file__).parent.parent / "experiments" / "notebooks").glob("*.py"))
+PAGES = sorted((Path(__file__).parents[2] / "experiments" / "notebooks").glob("*.py"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

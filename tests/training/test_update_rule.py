@@ -146,9 +146,7 @@ def test_schedules(
 
 
 def test_unknown_schedule() -> None:
-    with pytest.raises(
-        ValueError, match=r"update_rule.schedule='cosine': one of steps, plateau, dexp"
-    ):
+    with pytest.raises(ValueError, match=r"optim.schedule='cosine': one of steps, plateau, dexp"):
         update_rule.schedules(optim_config(schedule="cosine"), 100)
 
 

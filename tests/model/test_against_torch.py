@@ -62,7 +62,7 @@ def test_twenty_training_steps_in_float64(reference: ModuleType) -> None:
     """The update rule with decay, a rate of the biases' own, and both rates dropping on the way."""
     steps = 20
     network = fixtures.small_network()
-    config = fixtures.small_config("update_rule.drops=(0.5,)", "update_rule.bias_drops=(0.75,)")
+    config = fixtures.small_config("optim.drops=(0.5,)", "optim.bias_drops=(0.75,)")
     rates = [(0.01 if s < 10 else 0.001, 0.02 if s < 15 else 0.002) for s in range(steps)]
     params = fixtures.random_params(network)
     batches = [

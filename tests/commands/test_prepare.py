@@ -10,8 +10,8 @@ import time
 import data_fixtures as fixtures
 import numpy as np
 import pytest
+from data_fixtures import assert_same_files
 from run_fixtures import Tiny, rows
-from test_preparation import assert_same_files
 
 from alexnet_jax.data.cache import store
 

@@ -58,7 +58,7 @@ def tar_of(members, form=tarfile.GNU_FORMAT):
 def write_tars(directory, train=None, validation=None, form=tarfile.GNU_FORMAT):
     train = train_images() if train is None else train
     validation = validation_images() if validation is None else validation
-    classes = {f"{wnid}.tar": tar_of(decoding.items(), form) for wnid, images in train.items()}
+    classes = {f"{wnid}.tar": tar_of(images.items(), form) for wnid, images in train.items()}
     (directory / TRAIN).write_bytes(tar_of(reversed(classes.items()), form))
     (directory / VALIDATION).write_bytes(tar_of(validation.items(), form))
 
@@ -171,7 +171,7 @@ def test_missing_classes_are_named(tmp_path):
 
 def test_duplicates_are_refused(tmp_path):
     write_tars(tmp_path)
-    classes = [(f"{wnid}.tar", tar_of(decoding.items())) for wnid, images in train_images().items()]
+    classes = [(f"{wnid}.tar", tar_of(images.items())) for wnid, images in train_images().items()]
     (tmp_path / TRAIN).write_bytes(tar_of([*classes, classes[0]]))
     refused(tmp_path, r"holds n01440764\.tar twice")
     images = list(train_images()[WNIDS[0]].items())

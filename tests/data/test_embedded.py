@@ -69,7 +69,7 @@ def test_sizes_vary_and_labels_take_turns():
 
 def test_drawing_imports_neither_jax_nor_tfds():
     code = (
-        "import sys, alexnet_jax.data.leaves; "
+        "import sys, alexnet_jax.data.sources.dead_leaves; "
         "print([name for name in ('jax', 'tensorflow_datasets', 'grain') if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -79,7 +79,7 @@ def test_drawing_imports_neither_jax_nor_tfds():
 def test_a_worker_that_dies_is_reported(monkeypatch, tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text("raise SystemExit('out of paint')")
-    monkeypatch.setattr(leaves, "__file__", str(broken))
+    monkeypatch.setattr(dead_leaves, "__file__", str(broken))
     with pytest.raises(RuntimeError, match="exit code 1: out of paint"):
         list(dead_leaves.stream("train", 80, workers=2))
 

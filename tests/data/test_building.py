@@ -12,40 +12,15 @@ from unittest import mock
 import data_fixtures as fixtures
 import numpy as np
 import pytest
+from data_fixtures import Photos, assert_same_files, photos
 
 from alexnet_jax.data import decoding, on_demand, sources
 from alexnet_jax.data.cache import building, estimate, store
 from alexnet_jax.data.cache.statistics import Sums
-from alexnet_jax.data.sources.record import Record, Source
+from alexnet_jax.data.sources.record import Source
 from alexnet_jax.errors import UserError
 
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-class Photos:
-    """A split of photographs of changing sizes."""
-
-    def __init__(self, count: int, seed: int = 0, classes: int = 3):
-        self.count, self.seed, self.classes = count, seed, classes
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        image = fixtures.photo(self.seed + index, 20 + index % 7, 20 + index % 5)
-        return Record(f"photo {index}", index % self.classes, image)
-
-
-def photos(train: int = 150, test: int = 5) -> Source:
-    splits = {"train": Photos(train), "test": Photos(test, seed=500)}
-    return Source("photos", ("a", "b", "c"), splits, f"{train} {test}")
-
-
-def assert_same_files(first: pathlib.Path, second: pathlib.Path) -> None:
-    files = sorted(path.name for path in first.iterdir())
-    assert files == sorted(path.name for path in second.iterdir())
-    for name in files:
-        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 # --- what is in the files -------------------------------------------------------------------------
@@ -369,7 +344,7 @@ def test_a_bad_image_stops_the_preparation_or_is_left_out(tmp_path, spoilt):
 
 def test_skipped_images_are_not_forgotten_by_fail(tmp_path, spoilt, monkeypatch):
     """Broken off after images were left out; then asked to fail at such images."""
-    monkeypatch.setattr(preparation, "_complete", mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(building, "_complete", mock.Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         building.make_cache(spoilt, 16, str(tmp_path / "c"), on_bad_image="skip")
     monkeypatch.undo()

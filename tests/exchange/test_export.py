@@ -1,4 +1,4 @@
-"""Exported networks: other programs compute what `TrainedNetwork` does, from files that need no package.
+"""Exported networks: other programs compute the same, from files that need no package.
 
 The witnesses are onnxruntime, onnx's own evaluator, and a process in which there is no alexnet_jax.
 """
@@ -22,18 +22,20 @@ import trained_fixtures
 from jax import export as jax_export
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from scipy.special import softmax
 
 import alexnet_jax
-from alexnet_jax import export, settings
+from alexnet_jax import settings
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import scores
-from alexnet_jax.evaluation.trained_network import TrainedNetwork, softmax
+from alexnet_jax.evaluation.trained_network import TrainedNetwork
+from alexnet_jax.exchange import exporting
 from alexnet_jax.model import Conv, Dense, Network, make_mesh
 from experiments import benchmark_export
 
 SIZE, CROP = trained_fixtures.SIZE, 96
 PICTURES = trained_fixtures.pictures(3)
-PIXELS = export.central(PICTURES, CROP)
+PIXELS = exporting.central(PICTURES, CROP)
 
 
 @pytest.fixture(scope="module")
@@ -108,17 +110,17 @@ VARIANTS = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_onnx_is_the_network(name: str) -> None:
-    """onnxruntime's logits are those of `TrainedNetwork`, for every form of a layer and any batch; nearly
-    so in half precision."""
+    """onnxruntime's logits are the network's, for every form of a layer and any batch; nearly so in
+    half precision."""
     trained = with_random_weights(fixtures.small_network(**VARIANTS[name]))
-    model = export.to_onnx(trained)
+    model = exporting.to_onnx(trained)
     found = by_onnxruntime(model, PIXELS)
     expected = trained.logits(PICTURES)
     assert fixtures.difference(found["logits"], expected) < 1e-5
-    assert fixtures.difference(found["probabilities"], softmax(expected)) < 1e-5
+    assert fixtures.difference(found["probabilities"], softmax(expected, axis=-1)) < 1e-5
     first = by_onnxruntime(model, PIXELS[:1])["logits"]
     assert fixtures.difference(first, expected[:1]) < 1e-5
-    narrow = by_onnxruntime(export.to_onnx(trained, "float16"), PIXELS)["logits"]
+    narrow = by_onnxruntime(exporting.to_onnx(trained, "float16"), PIXELS)["logits"]
     assert fixtures.difference(narrow, expected) < 1e-2
 
 
@@ -126,7 +128,7 @@ def test_the_network_of_2012() -> None:
     """At full size, with a 256 x 256 mean image."""
     trained = with_random_weights(Network(), 256)
     pictures = trained_fixtures.pictures(1, 256)
-    found = by_onnxruntime(export.to_onnx(trained), export.central(pictures, 224))
+    found = by_onnxruntime(exporting.to_onnx(trained), exporting.central(pictures, 224))
     assert found["logits"].shape == (1, 1000)
     assert fixtures.difference(found["logits"], trained.logits(pictures)) < 1e-4
 
@@ -144,7 +146,7 @@ def loud(**changes: Any) -> TrainedNetwork:
 def test_half_precision_squares_in_float32() -> None:
     """LRN's inputs are float32, the weights are not, and the answer is right."""
     trained = loud()
-    model = export.to_onnx(trained, "float16")
+    model = exporting.to_onnx(trained, "float16")
     nodes = {output: node for node in model.graph.node for output in node.output}
     norms = [node for node in model.graph.node if node.op_type == "LRN"]
     assert len(norms) == 4
@@ -170,7 +172,7 @@ def test_half_precision_where_nothing_is_widened() -> None:
     trained = loud(conv1=conv1, **gone)
     expected = trained.logits(PICTURES[:1])
 
-    model = export.to_onnx(trained, "float16")
+    model = exporting.to_onnx(trained, "float16")
     (found, _) = ReferenceEvaluator(model).run(None, {"pixels": PIXELS[:1]})
     assert fixtures.difference(found, expected) < 5e-3
 
@@ -189,8 +191,8 @@ def test_half_precision_where_nothing_is_widened() -> None:
 def test_int8(network: TrainedNetwork) -> None:
     """Every convolution and fully connected layer has 8-bit weights and inputs, and the answers to
     other images than it was calibrated with are nearly those of float32."""
-    others = export.central(trained_fixtures.pictures(40, seed=1), CROP)
-    model = export.to_onnx(network, "int8", others)
+    others = exporting.central(trained_fixtures.pictures(40, seed=1), CROP)
+    model = exporting.to_onnx(network, "int8", others)
     nodes = {output: node for node in model.graph.node for output in node.output}
     layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
     assert len(layers) == 8
@@ -224,7 +226,7 @@ def test_stablehlo_in_a_process_without_this_package(
 ) -> None:
     """jax alone runs the file, for any number of images."""
     out = tmp_path / "network.stablehlo"
-    export.export(workdir, out, "stablehlo")
+    exporting.export(workdir, out, "stablehlo")
     printed = capsys.readouterr().out
     assert f"{out}: stablehlo, float32, 0." in printed and "step 3" in printed
     np.save(tmp_path / "pixels.npy", PIXELS)
@@ -241,10 +243,10 @@ def test_stablehlo_in_a_process_without_this_package(
         found = dict(file)
     expected = network.logits(PICTURES)
     assert fixtures.difference(found["logits"], expected) < 1e-5
-    assert fixtures.difference(found["probabilities"], softmax(expected)) < 1e-5
+    assert fixtures.difference(found["probabilities"], softmax(expected, axis=-1)) < 1e-5
     assert fixtures.difference(found["one"], expected[:1]) < 1e-5
     about = json.loads(Path(f"{out}.json").read_text())
-    assert about == export.description(network)
+    assert about == exporting.description(network)
     assert about["classes"] == trained_fixtures.CLASSES
     assert (about["resize"], about["crop"], about["step"]) == (SIZE, CROP, 3)
 
@@ -253,7 +255,7 @@ def test_stablehlo_is_for_all_platforms() -> None:
     """For each platform the plain convolutions, conv1 to conv5, and no form that is for a CPU, also
     where one would be taken there."""
     trained = with_random_weights(fixtures.small_network(conv2=Conv(256, 5, 1, (2, 2))))
-    exported = jax_export.deserialize(bytearray(export.to_stablehlo(trained)))
+    exported = jax_export.deserialize(bytearray(exporting.to_stablehlo(trained)))
     assert exported.platforms == ("cpu", "cuda", "tpu")
     assert exported.nr_devices == 1
     program = exported.mlir_module()
@@ -264,16 +266,16 @@ def test_stablehlo_is_for_all_platforms() -> None:
 def test_onnx_says_what_it_wants(network: TrainedNetwork, workdir: Path, tmp_path: Path) -> None:
     """The file's metadata is what stands beside a StableHLO file; int8 finds the run's images."""
     out = tmp_path / "network.onnx"
-    export.export(workdir, out, "onnx", precision="int8")
+    exporting.export(workdir, out, "onnx", precision="int8")
     model = onnx.load(out)
     onnx.checker.check_model(model, full_check=True)
     texts = {entry.key: entry.value for entry in model.metadata_props}
-    about = export.description(network, "int8")
+    about = exporting.description(network, "int8")
     assert texts["preprocessing"] == about["preprocessing"]
     assert json.loads(texts["classes"]) == trained_fixtures.CLASSES
     assert {json.loads(texts["resize"]), json.loads(texts["crop"])} == {SIZE, CROP}
     assert by_onnxruntime(model, PIXELS)["logits"].shape == (3, 12)
-    assert export.calibration_pixels(network).shape == (12, CROP, CROP, 3)
+    assert exporting.calibration_pixels(network).shape == (12, CROP, CROP, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["network.onnx"]
 
 
@@ -286,7 +288,7 @@ def test_int8_without_its_dataset(workdir: Path, tmp_path: Path) -> None:
     config.data.dir = str(tmp_path / "data")
     settings.save(config, moved / "config.json")
     with pytest.raises(UserError, match="there is no /nowhere/train"):
-        export.export(moved, tmp_path / "x.onnx", "onnx", precision="int8")
+        exporting.export(moved, tmp_path / "x.onnx", "onnx", precision="int8")
     assert not (tmp_path / "x.onnx").exists()
 
 
@@ -295,23 +297,23 @@ def test_nothing_is_overwritten(workdir: Path, tmp_path: Path) -> None:
     out = tmp_path / "there.onnx"
     out.write_text("mine")
     with pytest.raises(UserError, match=r"there.onnx is there already"):
-        export.export(workdir, out, "onnx")
+        exporting.export(workdir, out, "onnx")
     assert out.read_text() == "mine"
     with pytest.raises(UserError, match="there is no directory"):
-        export.export(workdir, tmp_path / "nowhere" / "x.onnx", "onnx")
+        exporting.export(workdir, tmp_path / "nowhere" / "x.onnx", "onnx")
 
 
 def test_no_such_precision(network: TrainedNetwork) -> None:
     """Nor 8 bits without images to calibrate with."""
     for precision in ("float64", "int8"):
         with pytest.raises(ValueError, match="one of float32, float16, int8; int8 needs pixels"):
-            export.to_onnx(network, precision)
+            exporting.to_onnx(network, precision)
 
 
 def test_no_run(tmp_path: Path) -> None:
     """A directory without a run is named, and nothing is written."""
     with pytest.raises(UserError, match="holds no run"):
-        export.export(tmp_path / "nowhere", tmp_path / "x.onnx", "onnx")
+        exporting.export(tmp_path / "nowhere", tmp_path / "x.onnx", "onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -326,7 +328,7 @@ def test_a_missing_package(
     with pytest.raises(
         UserError, match=rf"needs the package {package}: pip install -e '\.\[export"
     ):
-        export.export(workdir, tmp_path / "x", form)
+        exporting.export(workdir, tmp_path / "x", form)
 
 
 @pytest.mark.parametrize(

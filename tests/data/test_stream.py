@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from alexnet_jax.data import augmentation, stream
 from alexnet_jax.errors import UserError
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 COUNT, SIZE, CROP, BATCH = 37, 24, 16, 8
 CACHE = fixtures.memory_cache(fixtures.position_images(COUNT, SIZE))
 

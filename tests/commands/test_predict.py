@@ -1,12 +1,9 @@
 """Answers for photos: the probabilities, what happens to files that are none, and the program."""
 
-import functools
 import json
 import shutil
-import subprocess
-import sys
+from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import data_fixtures
@@ -14,47 +11,15 @@ import jax
 import network_fixtures as fixtures
 import numpy as np
 import pytest
+from asked_fixtures import CLASSES, CROP, SIZE, colour_share, network, program, squares, write_run
 from PIL import Image
 
-from alexnet_jax import predict, settings
-from alexnet_jax.data import photos
-from alexnet_jax.evaluation.trained_network import TrainedNetwork
-from alexnet_jax.evaluation.viewer import Viewer
-from alexnet_jax.model import AlexNet, make_mesh
+from alexnet_jax import predict
+from alexnet_jax.data import photos as photo_files
+from alexnet_jax.evaluation import trained_network
+from alexnet_jax.evaluation.answers import Answer, answers
+from alexnet_jax.model import AlexNet
 from alexnet_jax.pictures import figure4
-from alexnet_jax.run import inputs
-from alexnet_jax.run.checkpoint import Checkpoints
-
-SIZE, CROP = 104, 96
-CLASSES = tuple("abcdefghijkl")
-
-
-@functools.cache
-def network() -> TrainedNetwork:
-    """A small network with random weights, and a mean image with another value at every pixel."""
-    config = fixtures.small_config(f"data.size={SIZE}", "data.test=test", "data.validation=")
-    params = jax.tree.map(np.float32, fixtures.random_params(fixtures.small_network()))
-    mean = np.random.default_rng(1).uniform(100, 140, (SIZE, SIZE, 3)).astype(np.float32)
-    variables = {"params": params, "batch_stats": {}}
-    return TrainedNetwork("tested", config, make_mesh(1, 1), variables, mean, CLASSES, 7)
-
-
-def write_run(workdir: Path, *assignments: str) -> Path:
-    """The same network as a run's directory."""
-    config = settings.override(network().config, assignments)
-    workdir.mkdir()
-    settings.save(config, workdir / "config.json")
-    inputs.write_input(workdir, np.asarray(network().viewer.mean_image), CLASSES)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        model = jax.tree.map(jax.numpy.asarray, network().variables)
-        checkpoints.save(7, {"model": model}, {}, None)
-    return workdir
-
-
-@functools.cache
-def squares(count: int) -> np.ndarray:
-    """Smooth pictures of the size that views are cut from."""
-    return np.stack([data_fixtures.photo(i, SIZE, SIZE) for i in range(count)])
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +40,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object, **values: Any) -> int:
-    """The program in this process, with the network that is compiled already."""
+def run(monkeypatch: pytest.MonkeyPatch, *files: object, **values: Any) -> int:
+    """The command in this process, with the network that is compiled already."""
     given = {"workdir": "W", "figure": None, "json": False, "ten_views": False, "best": False}
-    monkeypatch.setattr(predict, "FLAGS", SimpleNamespace(**(given | values)))
-    monkeypatch.setattr(trained, "load", lambda workdir, best: network())
-    return predict.run([str(argument) for argument in arguments])
+    monkeypatch.setattr(trained_network, "load", lambda workdir, best: network())
+    return predict.answer(Namespace(files=[str(file) for file in files], **(given | values)))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -120,21 +84,24 @@ def test_batches_are_all_of_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five images, two at a time: the last batch is filled, and nothing of that comes out."""
     shapes = []
 
-    def look(viewer: Viewer, variables: Any, images: jax.Array, *_: Any) -> jax.Array:
+    def corner(images: jax.Array) -> jax.Array:
         shapes.append(images.shape[0])
         return images[:, 0, 0, :1]
 
-    monkeypatch.setattr(Viewer, "__call__", look)
-    found = np.concatenate(list(network().batches("fc8", squares(5), at_once=2)))
+    found = np.concatenate(list(network().in_batches(corner, squares(5), batch_size=2)))
     np.testing.assert_array_equal(found, squares(5)[:, 0, 0, :1])
     assert shapes == [2, 2, 2]
 
 
 def test_top_is_the_five_most_probable() -> None:
     """All of fewer classes; of equals the first."""
-    found = predict.top(np.array([0.1, 0.3, 0.05, 0.3, 0.2, 0.05]), "abcdef")
+
+    def top(probabilities: list[float], classes: str) -> list[tuple[str, float]]:
+        return Answer("a.png", "", squares(1)[0], np.array(probabilities)).top(classes)
+
+    found = top([0.1, 0.3, 0.05, 0.3, 0.2, 0.05], "abcdef")
     assert [name for name, _ in found] == ["b", "d", "e", "a", "c"]
-    assert predict.top(np.array([0.25, 0.75]), "ab") == [("b", 0.75), ("a", 0.25)]
+    assert top([0.25, 0.75], "ab") == [("b", 0.75), ("a", 0.25)]
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -145,7 +112,7 @@ def test_files_in_folders_are_found_in_order(photos: Path, tmp_path: Path) -> No
     (tmp_path / "empty").mkdir()
     notes = str(photos / "notes.txt")
     paths = [notes, str(photos), str(tmp_path / "empty"), str(tmp_path / "no.jpg")]
-    files, problems = photos.find_images(paths)
+    files, problems = photo_files.find_images(paths)
     assert files[0] == notes and files[1:] == sorted(files[1:])
     suffixes = (".png", ".jpg")
     there = [p for p in photos.rglob("*") if p.suffix in suffixes and p.name[0] != "."]
@@ -156,30 +123,32 @@ def test_files_in_folders_are_found_in_order(photos: Path, tmp_path: Path) -> No
     }
 
 
-def test_predictions_are_those_of_each_file(photos: Path) -> None:
+def test_answers_are_those_of_each_file(photos: Path) -> None:
     """In the order of the files, over a batch's end, with bad ones between."""
-    files, _ = photos.find_images([str(photos)])
-    found = list(predict.predictions(network(), files))
-    assert [file for file, _, _ in found] == files
-    reasons = {Path(file).name: said for file, said, _ in found if isinstance(said, str)}
+    files, _ = photo_files.find_images([str(photos)])
+    found = list(answers(network(), files))
+    assert [answer.file for answer in found] == files
+    reasons = {Path(answer.file).name: answer.problem for answer in found if answer.problem}
     assert reasons.keys() == {"a_text.jpg", "cut.jpg", "c_gone.jpg"}
     assert reasons["a_text.jpg"].startswith("not an image")
     assert reasons["cut.jpg"].startswith("truncated")
     assert reasons["c_gone.jpg"] == "No such file or directory"
-    good = [(file, picture, p) for file, picture, p in found if not isinstance(picture, str)]
-    for file, picture, probabilities in good:
-        if file.endswith(".png"):
-            np.testing.assert_array_equal(picture, squares(35)[int(Path(file).stem)])
-        expected = softmax(network().logits(picture[None]))[0]
-        np.testing.assert_allclose(probabilities, expected, rtol=1e-3)
+    good = [answer for answer in found if not answer.problem]
+    assert len(good) == 36
+    for answer in good:
+        if answer.file.endswith(".png"):
+            number = int(Path(answer.file).stem)
+            np.testing.assert_array_equal(answer.picture, squares(35)[number])
+        expected = softmax(network().logits(answer.picture[None]))[0]
+        np.testing.assert_allclose(answer.probabilities, expected, rtol=1e-3)
 
 
 def test_no_more_than_two_batches_are_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many files there are."""
     asked: list[str] = []
-    monkeypatch.setattr(image_files, "_read", lambda file, size: asked.append(file) or "no")
+    monkeypatch.setattr(photo_files, "_read", lambda file, size: asked.append(file) or "no")
     endless = (str(i) for i in iter(int, 1))
-    batches = photos.read_images(endless, SIZE, 4)
+    batches = photo_files.read_images(endless, SIZE, 4)
     for count in (1, 2, 3):
         assert len(next(batches)) == 4
         assert 4 * count <= len(asked) <= 4 * (count + 1)
@@ -188,11 +157,11 @@ def test_no_more_than_two_batches_are_read_ahead(monkeypatch: pytest.MonkeyPatch
 
 def test_the_label_is_the_folders_name() -> None:
     """By the name in the dataset, or by the words; words never hide a name."""
-    labels = photos.labels_by_name(["n01", "cat", "n03"], ["cat", "lion", "dog"])
-    assert photos.folder_label("x/n03/1.jpg", labels) == 2
-    assert photos.folder_label("x/dog/1.jpg", labels) == 2
-    assert photos.folder_label("x/cat/1.jpg", labels) == 1
-    assert photos.folder_label("dog/x/1.jpg", labels) is None
+    labels = photo_files.labels_by_name(["n01", "cat", "n03"], ["cat", "lion", "dog"])
+    assert photo_files.folder_label("x/n03/1.jpg", labels) == 2
+    assert photo_files.folder_label("x/dog/1.jpg", labels) == 2
+    assert photo_files.folder_label("x/cat/1.jpg", labels) == 1
+    assert photo_files.folder_label("dog/x/1.jpg", labels) is None
 
 
 # --- the program ----------------------------------------------------------------------------------
@@ -223,8 +192,8 @@ def test_json(monkeypatch, capsys, photos: Path, tmp_path: Path) -> None:
     shutil.copy(photos / "b" / "00.png", strange)
     assert run(monkeypatch, photos, strange, tmp_path / "no", json=True) == 1
     captured = capsys.readouterr()
-    answers = {a["file"]: a for a in map(json.loads, captured.out.splitlines())}
-    assert len(answers) == 39 + 2
+    said = {a["file"]: a for a in map(json.loads, captured.out.splitlines())}
+    assert len(said) == 39 + 2
     assert answers[str(tmp_path / "no")]["error"] == "No such file or directory"
     assert answers[str(photos / "a_text.jpg")]["error"].startswith("not an image")
     top5 = answers[str(strange)]["top5"]
@@ -256,19 +225,13 @@ def test_the_figure(monkeypatch, capsys, photos: Path, tmp_path: Path) -> None:
     assert 650 < width < 750 and 1000 < height < 1200
 
 
-def colour_share(path: Path, colour: str) -> int:
-    """How many pixels have exactly this colour."""
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    return int((pixels == [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).all(-1).sum())
-
-
 def test_the_bar_of_the_true_label_is_red(tmp_path: Path) -> None:
     """As long as its probability, and no bar where the label is not known or not among the five."""
-    picture, path = squares(1)[0], tmp_path / "figure.png"
-    top = [("a", 0.6), ("b", 0.3), ("c", 0.05)]
-    for truth, share in (("a", 0.6), ("b", 0.3), ("z", 0), (None, 0)):
-        figure4.draw_predictions([figure4.Prediction(picture, top, truth)], path)
+    path, probabilities = tmp_path / "figure.png", np.zeros(len(CLASSES))
+    probabilities[:3] = 0.6, 0.3, 0.05
+    for truth, share in (("a", 0.6), ("b", 0.3), ("l", 0), ("no class", 0)):
+        answer = Answer(f"{truth}/photo.jpg", "", squares(1)[0], probabilities)
+        figure4.draw_answers(network(), [answer], path)
         others = 0.95 - share
         red, blue = colour_share(path, figure4.TRUE), colour_share(path, figure4.OTHER)
         full = figure4.SIDE * figure4.BAR * 0.88
@@ -294,24 +257,17 @@ def test_a_command_that_is_wrong(tmp_path: Path, arguments: list[str], words: st
     assert list(tmp_path.iterdir()) == []
 
 
-def program(name: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """`python -m alexnet_jax.NAME`, on one core where that can be asked for."""
-    one_core = ["taskset", "-c", "0"] if shutil.which("taskset") else []
-    command = [*one_core, sys.executable, "-m", f"alexnet_jax.{name}", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
-
-
 def test_a_real_process(photos: Path, tmp_path: Path) -> None:
     """On one core: the same answers as here, the figure, and exit code 1 for the bad files."""
     workdir, figure = write_run(tmp_path / "run"), tmp_path / "figure.jpg"
     done = program("predict", f"--workdir={workdir}", photos, "--json", f"--figure={figure}")
     assert done.returncode == 1, done.stderr
-    answers = {a["file"]: a for a in map(json.loads, done.stdout.splitlines())}
-    assert len(answers) == 39
+    said = {a["file"]: a for a in map(json.loads, done.stdout.splitlines())}
+    assert len(said) == 39
     good = photos / "d" / "01.png"
     for (name, probability), (expected_name, expected) in zip(
-        answers[str(good)]["top5"],
-        predict.top(network().predict([good])[0], CLASSES),
+        said[str(good)]["top5"],
+        Answer(str(good), "", squares(1)[0], network().predict([good])[0]).top(CLASSES),
         strict=True,
     ):
         assert name == expected_name and probability == pytest.approx(expected, rel=1e-3)

@@ -1,6 +1,8 @@
 """Features of many images, in files of their own, and the nearest neighbours that they make."""
 
+from argparse import Namespace
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,14 +12,15 @@ import jax
 import network_fixtures as fixtures
 import numpy as np
 import pytest
-from test_predict import CLASSES, CROP, colour_share, network, program, squares, write_run
+from asked_fixtures import CLASSES, CROP, colour_share, network, program, squares, write_run
 
-from alexnet_jax import features
+from alexnet_jax import features as command
 from alexnet_jax.data.cache.store import Cache
 from alexnet_jax.data.dataset import ensure_cache
 from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation import features, neighbours, trained_network
+from alexnet_jax.evaluation.features import Row
 from alexnet_jax.evaluation.neighbours import nearest
-from alexnet_jax.features import Row
 from alexnet_jax.model import AlexNet
 from alexnet_jax.pictures import figure4
 
@@ -35,13 +38,12 @@ def cache(root: Path) -> Cache:
     return ensure_cache(f"folder:{root}/images", network().size, str(root))
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object, **values: Any) -> int:
-    """The program in this process, with the network that is compiled already."""
+def run(monkeypatch: pytest.MonkeyPatch, *files: object, **values: Any) -> int:
+    """The command in this process, with the network that is compiled already."""
     given = {"workdir": "W", "out": None, "layer": "fc7", "split": None, "data_dir": None}
     given |= {"cache": None, "neighbours": None, "queries": 5, "best": False}
-    monkeypatch.setattr(features, "FLAGS", SimpleNamespace(**(given | values)))
-    monkeypatch.setattr(trained, "load", lambda workdir, best: network())
-    return features.run([str(argument) for argument in arguments])
+    monkeypatch.setattr(trained_network, "load", lambda workdir, best: network())
+    return command.compute(Namespace(files=[str(file) for file in files], **(given | values)))
 
 
 def names(path: Path) -> list[list[str]]:
@@ -227,7 +229,7 @@ def by_force(rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("block", [1, 8 * 12 * 7, 10**6])
 def test_nearest_is_brute_force(monkeypatch, tmp_path: Path, block: int) -> None:
     """In blocks of one row, of seven and of all; of maps, which are memory-mapped."""
-    monkeypatch.setattr(panels, "BLOCK", block)
+    monkeypatch.setattr(neighbours, "BLOCK", block)
     rng = np.random.default_rng(0)
     np.save(tmp_path / "f.npy", rng.normal(1000, 1, (50, 2, 2, 3)).astype(np.float32))
     rows = np.load(tmp_path / "f.npy", mmap_mode="r")
@@ -260,16 +262,16 @@ def test_a_query_is_not_its_own_neighbour(monkeypatch, tmp_path: Path) -> None:
     rows = [Row(f"{i}.png", label) for i, label in enumerate((0, 0, 1, -1))]
     values = np.array([[0.0], [0.0], [3.0], [5.0]])
     drawn: list[Any] = []
-    monkeypatch.setattr(panels, "draw_neighbours", lambda rows, path: drawn.extend(rows))
-    flags = SimpleNamespace(queries=2, neighbours=tmp_path / "n.png")
-    monkeypatch.setattr(features, "FLAGS", flags)
-    features.draw(network(), rows, values, lambda i, row: np.full((2, 2, 3), i, np.uint8))
+    monkeypatch.setattr(figure4, "draw_neighbours", lambda rows, path: drawn.extend(rows))
+    path = tmp_path / "n.png"
+    draw = partial(figure4.draw_nearest, network(), queries=2, path=path)
+    draw(rows, values, lambda i, row: np.full((2, 2, 3), i, np.uint8))
     assert [int(row.query.picture[0, 0, 0]) for row in drawn] == [0, 1]
     seen = [[(int(p[0, 0, 0]), name, d) for (p, name, _), d in row.found] for row in drawn]
     assert seen[0] == [(1, "a", 0), (2, "b", 3), (3, "3.png", 5)]
     assert seen[1] == [(0, "a", 0), (2, "b", 3), (3, "3.png", 5)]
     with pytest.raises(UserError, match="a single image has no neighbours"):
-        features.draw(network(), rows[:1], values[:1], lambda i, row: np.zeros((2, 2, 3)))
+        draw(rows[:1], values[:1], lambda i, row: np.zeros((2, 2, 3)))
 
 
 def test_neighbours_of_another_class_are_named_in_red(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The operators that are fast on a CPU against the plain ones, values and derivatives."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax.model import AlexNet, Conv, make_mesh, operators
-from alexnet_jax.model.cpu import forms, winograd
+from alexnet_jax.model.cpu import compiler, convolution, normalization, portions, winograd
+from alexnet_jax.model.cpu.convolution import Form
 from alexnet_jax.model.mesh import shardings
 
 Tree = Any
@@ -18,28 +21,39 @@ Tree = Any
 @pytest.fixture
 def for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """Winograd also where the layers are too small for it to be faster."""
-    monkeypatch.setattr(cpu, "CHANNELS", 0)
+    monkeypatch.setattr(convolution, "CHANNELS", 0)
 
 
-def both_ways(
-    operators: operators.Operators,
-    arrays: tuple[jax.Array, ...],
-    slopes: jax.Array,
-    form: operators.Form,
-    few: int,
+def values_and_gradients(
+    layer: Callable[..., jax.Array], arrays: tuple[jax.Array, ...], slopes: jax.Array
 ) -> tuple[jax.Array, ...]:
     """A layer's values and the gradients by its input, kernels and biases."""
+    values, pullback = jax.vjp(layer, *arrays)
+    return values, *pullback(slopes)
+
+
+def plain(form: Form) -> Callable[..., jax.Array]:
+    """The layer of the paper: the witness."""
 
     def layer(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-        kernels = operators.kernels(kernel, form)
-        at_once = few if operators.may_loop(kernels) else len(x)
-        found: jax.Array = operators.in_portions(
-            lambda x: operators.respond(x, kernels, bias, form), x, at_once
+        responses = operators.convolution(x, kernel, form.stride, form.padding, form.groups)
+        return operators.ACTIVATIONS[form.activation](responses + bias)
+
+    return layer
+
+
+def in_portions(form: Form, few: int) -> Callable[..., jax.Array]:
+    """The layer as a CPU computes it, a few images at a time where that may be."""
+
+    def layer(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        kernels = convolution.kernels(kernel, form)
+        at_once = few if convolution.may_loop(kernels) else len(x)
+        found: jax.Array = portions.in_portions(
+            lambda x: convolution.respond(x, kernels, bias, form), x, at_once
         )
         return found
 
-    values, pullback = jax.vjp(layer, *arrays)
-    return values, *pullback(slopes)
+    return layer
 
 
 def geometries() -> list[tuple[Any, ...]]:
@@ -76,16 +90,16 @@ def test_a_layer(geometry: tuple[Any, ...]) -> None:
     kernel = rng.normal(size=(taps, taps, channels // groups, kernels))
     bias = rng.normal(size=kernels)
     activation = ("relu", "tanh", "sigmoid", "linear")[(height + taps) % 4]
-    form = operators.Form(taps, stride, padding, groups, activation)
+    form = Form(taps, stride, padding, groups, activation)
     with jax.enable_x64(True):
         arrays = tuple(jnp.asarray(a) for a in (x, kernel, bias))
-        slopes = jnp.asarray(rng.normal(size=operators.respond(*arrays, form).shape))
-        expected = both_ways(operators.OPERATORS, arrays, slopes, form, images)
-        found = both_ways(forms.OPERATORS, arrays, slopes, form, few)
+        slopes = jnp.asarray(rng.normal(size=plain(form)(*arrays).shape))
+        expected = values_and_gradients(plain(form), arrays, slopes)
+        found = values_and_gradients(in_portions(form, few), arrays, slopes)
         assert max(map(fixtures.difference, found, expected)) < 1e-12
         if activation in ("linear", "sigmoid"):  # a ReLU may change its mind in the last digit
             narrow = tuple(a.astype(jnp.float32) for a in arrays)
-            found = both_ways(forms.OPERATORS, narrow, slopes.astype(jnp.float32), form, few)
+            found = values_and_gradients(in_portions(form, few), narrow, slopes.astype(jnp.float32))
             assert all(a.dtype == jnp.float32 for a in found)
             assert max(map(fixtures.difference, found, expected)) < 3e-5
 
@@ -93,13 +107,13 @@ def test_a_layer(geometry: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize("taps", winograd.POINTS)
 def test_winograd_by_its_definition(taps: int) -> None:
     """The three matrices multiply polynomials: m outputs of a correlation, in exact numbers."""
-    forms = winograd.transforms(taps)
-    n = forms.tile + taps - 1
+    matrices = winograd.transforms(taps)
+    n = matrices.tile + taps - 1
     rng = np.random.default_rng(0)
     x, k = rng.integers(-9, 10, n), rng.integers(-9, 10, taps)
-    found = forms.output @ ((forms.kernel @ k) * (forms.input @ x))
+    found = matrices.output @ ((matrices.kernel @ k) * (matrices.input @ x))
     np.testing.assert_allclose(found, np.correlate(x, k, "valid"), atol=1e-9)
-    assert (forms.output[:, winograd.ONE] == 1).all()
+    assert (matrices.output[:, winograd.ONE] == 1).all()
 
 
 @pytest.mark.parametrize("constants", [{"beta": 0.75}, {"beta": 0.5}])
@@ -109,12 +123,9 @@ def test_lrn_apart(constants: dict[str, float]) -> None:
     with jax.enable_x64(True):
         x = jnp.asarray(np.random.default_rng(0).normal(0, 150, (2, 3, 3, 12)))
         both = []
-        for apart in (operators.together, winograd.apart):
-            values, pullback = jax.vjp(
-                lambda x, apart=apart: operators.local_response_norm(x, **fixed, apart=apart), x
-            )
-            found = values, *pullback(x)
-            both.append(found)
+        for norm in (operators.local_response_norm, normalization.local_response_norm):
+            values, pullback = jax.vjp(partial(norm, **fixed), x)
+            both.append((values, *pullback(x)))
         assert max(map(fixtures.difference, *both)) < 1e-14
 
 
@@ -124,7 +135,7 @@ def test_lrn_apart(constants: dict[str, float]) -> None:
 ])  # fmt: skip
 def test_portions(images: int, largest: int, few: int) -> None:
     """As many as fit, in equal portions; where none come out even, the last is filled up."""
-    assert forms.portion(images, largest) == few
+    assert portions.portion(images, largest) == few
 
 
 CONV6 = Conv(16, 3, 1, (1, 1), communicates=True, std=0.1, bias=1.0)
@@ -146,7 +157,7 @@ def test_a_whole_network(
 ) -> None:
     """Logits and all gradients, three images at a time, in float64: the plain forms, which an
     apply with `intermediates` takes, are the witness."""
-    monkeypatch.setattr(cpu, "AT_A_TIME", 3 * 23 * 23 * 8 * 8)
+    monkeypatch.setattr(portions, "AT_A_TIME", 3 * 23 * 23 * 8 * 8)
     network = fixtures.small_network(**changes)
     with jax.enable_x64(True):
         params = jax.tree.map(jnp.asarray, fixtures.random_params(network))
@@ -172,8 +183,8 @@ def test_a_whole_network(
 
 def test_xla_knows_the_option() -> None:
     """What is asked of the compiler is understood, and what it does not know is left out."""
-    assert forms.compiler_options(make_mesh(1, 1)).keys() == {forms.LIBRARIES}
-    assert not forms._known("xla_cpu_no_such_option")
+    assert compiler.compiler_options(training=False).keys() == {compiler.LIBRARIES}
+    assert not compiler._known("xla_cpu_no_such_option")
 
 
 def test_bfloat16() -> None:

@@ -8,7 +8,7 @@ from alexnet_jax import settings
 from alexnet_jax.model import Network
 from alexnet_jax.pictures.network_table import table
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 RESULTS = ROOT / "experiments" / "results"
 
