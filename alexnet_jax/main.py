@@ -108,9 +108,9 @@ def run(fields: list[str]) -> None:
 
     start_devices(config)
     if FLAGS.mode == "describe":
-        from alexnet_jax.pictures.network_table import table
+        from alexnet_jax.pictures.network_table import network_table
 
-        print(table(settings.network(config)))
+        print(network_table(settings.network(config)))
         return
     workdir = Path(FLAGS.workdir)
     if FLAGS.mode == "train":

@@ -30,7 +30,7 @@ from alexnet_jax.data.cache.store import Cache
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import trained_network
 from alexnet_jax.evaluation.evaluator import Batch, batches, check_classes, progress
-from alexnet_jax.evaluation.scores import Score, Tally, interval, table
+from alexnet_jax.evaluation.scores import Score, Tally, interval, score_table
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
 from alexnet_jax.evaluation.viewer import Viewer
 from alexnet_jax.model import make_mesh
@@ -229,7 +229,7 @@ def evaluate_ensemble(config: ConfigDict, workdirs: Sequence[Path], *, best: boo
     members = [Member(f"network {i}", r.viewer, r.variables) for i, r in enumerate(runs, 1)]
     ensemble = Ensemble(members, config.eval_batch_size, averaged(runs))
     found = ensemble(images, labels)
-    print(f"\n{table(found.scores)}\n")
+    print(f"\n{score_table(found.scores)}\n")
     print(notes(found, len(images), len(cache.class_names)))
     path = workdirs[0] / "ensemble.json"
     path.write_text(json.dumps(as_json(found, runs, cache, split), indent=2) + "\n")

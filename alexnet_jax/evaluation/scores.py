@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from tabulate import tabulate
 
 
 class Score(NamedTuple):
@@ -46,7 +47,7 @@ def interval(error: float, examples: int) -> tuple[float, float]:
     return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
-def table(scores: dict[str, list[Score]]) -> str:
+def score_table(scores: dict[str, list[Score]]) -> str:
     """A Markdown table of errors, each with its 95% confidence interval in per cent, and losses.
 
     Args:
@@ -56,7 +57,7 @@ def table(scores: dict[str, list[Score]]) -> str:
     head = ["", "images"]
     for score in any_way:
         head += [f"{score.seen}: top-1", "top-5", "loss"]
-    rows = [head]
+    rows = []
     for name, of_way in scores.items():
         row = [name, f"{of_way[0].examples:,}"]
         for score in of_way:
@@ -64,12 +65,9 @@ def table(scores: dict[str, list[Score]]) -> str:
             row += [_with_interval(error, score.examples) for error in errors]
             row.append(f"{score.loss:.4f}")
         rows.append(row)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
-    rule = " | ".join(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-    return "\n".join(f"| {line} |" for line in [lines[0], rule, *lines[1:]])
+    return tabulate(
+        rows, head, "pipe", disable_numparse=True, colalign=["left"] + ["right"] * (len(head) - 1)
+    )
 
 
 def _with_interval(error: float, examples: int) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from tabulate import tabulate
 
 DRAWS, SEED = 10_000, 0  # of the permutation test
 
@@ -89,19 +90,15 @@ def measure(kernel: np.ndarray, towers: int) -> dict[str, Any]:
     return found
 
 
-def table(runs: Mapping[str, Mapping[str, Any]]) -> str:
+def colour_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
     """What `measure` found for each run, to be read."""
-    title = "share of colour in conv1"
-    width = max(map(len, [*runs, title]))
-    lines = [f"{title:<{width}}  tower  kernels   mean  by energy  least   most"]
-    verdicts = []
+    head = ("share of colour in conv1", "tower", "kernels", "mean", "by energy", "least", "most")
+    rows, verdicts = [], []
     for name, found in runs.items():
         for tower in found["towers"]:
             own = tower["kernels"]
-            lines.append(
-                f"{name:<{width}}  {tower['tower']:<5}  {len(own):>7}  {tower['mean']:.3f}"
-                f"  {tower['by_energy']:>9.3f}  {min(own):.3f}  {max(own):.3f}"
-            )
+            shares = tower["mean"], tower["by_energy"], min(own), max(own)
+            rows.append((name, tower["tower"], len(own), *(f"{share:.3f}" for share in shares)))
         if "p" in found:
             verdicts.append(
                 f"{name}: the means of the towers differ by {found['difference']:.3f}, "
@@ -110,4 +107,6 @@ def table(runs: Mapping[str, Mapping[str, Any]]) -> str:
     if verdicts:
         verdicts.append(f"p: the share of {DRAWS:,} random splits that differ as much or more")
     scale = "share of colour: 0 grey, 2/3 random weights or one channel alone, 1 opponent colours"
-    return "\n".join([*lines, "", *verdicts, scale])
+    aligned = ["left", "left", *["right"] * 5]
+    shown = tabulate(rows, head, "simple", disable_numparse=True, colalign=aligned)
+    return "\n".join([shown, "", *verdicts, scale])

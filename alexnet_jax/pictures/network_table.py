@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tabulate import tabulate
 
 from alexnet_jax.model import AlexNet, Network
 
 
-def table(network: Network) -> str:
+def network_table(network: Network) -> str:
     """A Markdown table: shapes, parameters, multiply-adds, and where the towers communicate.
 
     The multiply-adds are of one image's forward pass, convolutions and products only.
@@ -20,8 +21,8 @@ def table(network: Network) -> str:
         lambda v, x: model.apply(v, x, intermediates=True), variables, images
     )
     convolutions, hidden = network.convolutions(), network.hidden()
+    head = ("layer", "output", "kernels", "then", "sees", "parameters", "multiply-adds")
     rows: list[tuple[str, ...]] = []
-    rows.append(("layer", "output", "kernels", "then", "sees", "parameters", "multiply-adds"))
     rows.append(("input", f"{size}x{size}x3", "", "minus the mean image", "", "", ""))
     total_parameters = total_products = 0
     for number, name in enumerate([*convolutions, *hidden, "fc8"]):
@@ -57,22 +58,9 @@ def table(network: Network) -> str:
             )
         )
     rows.append(("total", "", "", "", "", f"{total_parameters:,}", f"{total_products:,}"))
-    return _aligned(rows)
+    aligned = ["left"] * 5 + ["right"] * 2
+    return tabulate(rows, head, "pipe", disable_numparse=True, colalign=aligned)
 
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    right = {len(widths) - 1, len(widths) - 2}  # numbers
-    lines = [
-        "| " + " | ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ) + " |"
-        for row in rows
-    ]  # fmt: skip
-    rule = [f"{'-' * (w - 1)}:" if i in right else "-" * w for i, w in enumerate(widths)]
-    return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])

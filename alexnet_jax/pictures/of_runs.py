@@ -75,7 +75,7 @@ def draw(workdirs: Sequence[Path], out: Path) -> None:
     written = []
     if seen:
         found = {name: colour.measure(*own) for name, own in seen.items()}
-        print(colour.table(found), end="\n\n")
+        print(colour.colour_table(found), end="\n\n")
         titled = {name if ending else "conv1": own for name, own in seen.items()}
         written.append(draw_kernels(titled, out / f"conv1{ending}.png"))
         written.append(out / f"conv1{ending}.json")

@@ -7,11 +7,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-import alexnet_jax
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.settings.fields import flatten, nearest
 
-CONFIGS = Path(alexnet_jax.__file__).parent / "configs"
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def names() -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alexnet_jax import settings
 from alexnet_jax.model import Network
-from alexnet_jax.pictures.network_table import table
+from alexnet_jax.pictures.network_table import network_table
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -15,7 +15,7 @@ RESULTS = ROOT / "experiments" / "results"
 
 def test_the_table_is_that_of_describe() -> None:
     """Line by line."""
-    assert table(Network()) in README
+    assert network_table(Network()) in README
 
 
 def test_the_promised_errors_are_the_measured_ones() -> None:

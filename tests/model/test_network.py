@@ -15,7 +15,7 @@ from conftest import FullSize
 from alexnet_jax import settings
 from alexnet_jax.configs import base, half
 from alexnet_jax.model import AlexNet, Conv, Dense, Network
-from alexnet_jax.pictures.network_table import table
+from alexnet_jax.pictures.network_table import network_table
 
 # Weights and biases together; alexnet-2012.md, section 1.3.
 PARAMETERS = {
@@ -80,7 +80,7 @@ def test_the_default_network_is_the_reconciled_one() -> None:
 @pytest.mark.parametrize("name", ["reconciled", "source"])
 def test_description(name: str) -> None:
     """Every count of the table that the README shows; `source` has its pools elsewhere."""
-    text = table(preset(name))
+    text = network_table(preset(name))
     rows = {line.split("|")[1].strip(): line for line in text.splitlines()}
     for layer in PARAMETERS:
         assert f" {PARAMETERS[layer]:,} | " in rows[layer], layer

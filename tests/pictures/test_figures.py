@@ -161,7 +161,7 @@ def test_measure_tower_by_tower() -> None:
     assert found["p"] > 0.9  # all splits differ by that much
     one = colour.measure(kernel, 1)
     assert "p" not in one and len(one["towers"]) == 1
-    assert "p:" not in colour.table({"run": one})
+    assert "p:" not in colour.colour_table({"run": one})
 
 
 def test_kernels_are_drawn_tower_by_tower(tmp_path: Path) -> None:
