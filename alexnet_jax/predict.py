@@ -85,7 +85,7 @@ def answer(flags: argparse.Namespace) -> int:
     if panels:
         from alexnet_jax.pictures import figure4
 
-        figure4.draw_answers(network, panels, flags.figure)
+        figure4.draw_answers(panels, network.classes, flags.figure)
         more = f", the first {len(panels)} of {answered:,} images" if answered > SHOWN else ""
         print(f"drawn in {flags.figure}{more}", file=sys.stderr)
     if answered:

@@ -22,17 +22,24 @@ class Answer(NamedTuple):
         problem: why it cannot be used; empty if it can.
         picture: what was looked at, (S, S, 3) uint8.
         probabilities: of the classes, (classes,) float32.
+        label: of the class that it shows, where that is known.
     """
 
     file: str
     problem: str
     picture: np.ndarray
     probabilities: np.ndarray
+    label: int | None = None
+
+    @property
+    def best(self) -> list[int]:
+        """The labels of the most probable classes, five or all, the most probable first."""
+        order: list[int] = np.argsort(-self.probabilities, kind="stable")[:TOP].tolist()
+        return order
 
     def top(self, classes: Sequence[str]) -> Top:
-        """The most probable classes, five or all, with their probabilities."""
-        order = np.argsort(-self.probabilities, kind="stable")[:TOP]
-        return [(classes[i], float(self.probabilities[i])) for i in order]
+        """The most probable classes with their probabilities."""
+        return [(classes[label], float(self.probabilities[label])) for label in self.best]
 
 
 def answers(
@@ -40,12 +47,15 @@ def answers(
 ) -> Iterator[Answer]:
     """Answers for files, in their order; however many they are, two batches are in memory.
 
+    The folder of a file is its label, if it has the name of a class.
+
     Args:
         network: which is asked.
         files: of images.
         ten_views: average over the ten views.
     """
     nothing = np.zeros(0)
+    labels = photos.labels_by_name(network.class_names, network.classes)
     at_once = batch_size_for(len(files))
     for batch in photos.read_images(files, network.size, at_once):
         pictures = [found for _, found in batch if isinstance(found, np.ndarray)]
@@ -57,7 +67,7 @@ def answers(
             if isinstance(found, str):
                 yield Answer(file, found, nothing, nothing)
             else:
-                yield Answer(file, "", found, next(rows))
+                yield Answer(file, "", found, next(rows), photos.folder_label(file, labels))
 
 
 def compile_for(network: TrainedNetwork, count: int) -> None:

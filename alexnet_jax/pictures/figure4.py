@@ -43,30 +43,33 @@ class Neighbours(NamedTuple):
     found: Sequence[tuple[Shown, float]]
 
 
-def draw_answers(network: TrainedNetwork, answers: Sequence[Answer], path: str | Path) -> None:
+def draw_answers(answers: Sequence[Answer], classes: Sequence[str], path: str | Path) -> None:
     """Draws each picture with its true label and a bar for each of the most probable classes.
 
-    The bar of the true label is red, as in the paper. The folder of a file is its label, if it has
-    the name of a class.
+    The bar of the true label is red, as in the paper.
+
+    Args:
+        answers: to be drawn.
+        classes: what each label means, in words.
+        path: of the drawing.
     """
     columns = min(ACROSS, len(answers))
     rows = -(-len(answers) // columns)
-    bars = min(TOP, len(network.classes))
+    bars = min(TOP, len(classes))
     width, height = SIDE + GAP, SIDE + TITLE + BAR * bars + GAP
     sheet = _Sheet(columns * width + GAP, rows * height + GAP)
-    labels = photos.labels_by_name(network.class_names, network.classes)
     for place, answer in enumerate(answers):
-        label = photos.folder_label(answer.file, labels)
-        truth = None if label is None else network.classes[label]
         left, top = place % columns * width + GAP, place // columns * height + GAP
         sheet.picture(left, top, answer.picture, SIDE)
         axes = sheet.axes(left, top + SIDE + TITLE, SIDE, BAR * bars)
-        if truth is not None:
-            axes.set_title(_short(truth), fontsize=7.5, fontweight="bold", pad=4)
-        for line, (name, probability) in enumerate(answer.top(network.classes)):
-            colour = TRUE if name == truth else OTHER
+        if answer.label is not None:
+            title = _short(classes[answer.label])
+            axes.set_title(title, fontsize=7.5, fontweight="bold", pad=4)
+        for line, label in enumerate(answer.best):
+            probability = answer.probabilities[label]
+            colour = TRUE if label == answer.label else OTHER
             axes.barh(line, probability, color=colour, height=0.88)
-            axes.text(0.02, line, _short(name), fontsize=7, va="center_baseline")
+            axes.text(0.02, line, _short(classes[label]), fontsize=7, va="center_baseline")
             share = f"{probability:.0%}"
             axes.text(0.98, line, share, fontsize=7, va="center_baseline", ha="right")
         axes.set(xlim=(0, 1), ylim=(bars - 0.5, -0.5))

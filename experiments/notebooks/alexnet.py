@@ -9,6 +9,8 @@
 # %% [markdown]
 # # The AlexNet paper, run
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/alexnet-jax/alexnet_jax/blob/main/experiments/notebooks/alexnet.ipynb)
+#
 # Eight layers in two towers, trained, tested, asked and looked into: Krizhevsky, Sutskever and
 # Hinton, *ImageNet Classification with Deep Convolutional Neural Networks*, 2012. Two minutes on
 # two cores, and one more the first time, when the dataset is drawn. On Colab choose a GPU or a TPU
@@ -17,21 +19,28 @@
 # The network has a quarter of AlexNet's widths. Section numbers are the paper's.
 
 # %%
-import tempfile
-from pathlib import Path
-
+# On a fresh Colab the package is not there yet.
 try:
     import alexnet_jax
-except ModuleNotFoundError:  # a fresh Colab: the notebook's folder is experiments/notebooks
-    # %pip install -q -e ../..
+except ModuleNotFoundError:
+    # %pip install -q git+https://github.com/alexnet-jax/alexnet_jax
     import alexnet_jax
+
+import tempfile
+from pathlib import Path
 
 import jax
 import numpy as np
 from IPython.display import Image, Markdown, display
 
-from alexnet_jax import build, config, describe, figures, panels, predict, train
-from alexnet_jax.data.cache import ensure_cache
+from alexnet_jax import settings
+from alexnet_jax.data.dataset import ensure_cache
+from alexnet_jax.evaluation.answers import Answer
+from alexnet_jax.evaluation.neighbours import nearest
+from alexnet_jax.pictures import figure4, of_runs
+from alexnet_jax.pictures.network_table import network_table
+from alexnet_jax.run.devices import start_devices
+from alexnet_jax.training import train
 
 workdir = Path(tempfile.mkdtemp()) / "alexnet"
 
@@ -42,8 +51,8 @@ workdir = Path(tempfile.mkdtemp()) / "alexnet"
 # share it, and more devices become a `(data, tower)` mesh.
 
 # %%
-run = config.override(config.load("embedded"), ["epochs=2", "keep_checkpoints=1"])
-build.start_devices(run)
+config = settings.override(settings.load("embedded"), ["epochs=2", "keep_checkpoints=1"])
+start_devices(config)
 print(jax.devices())
 
 # %% [markdown]
@@ -52,7 +61,7 @@ print(jax.devices())
 # The full one, layer by layer. 60 million parameters; layers 2, 4 and 5 see only their own tower.
 
 # %%
-Markdown(describe.table(alexnet_jax.Network()))
+Markdown(network_table(alexnet_jax.Network()))
 
 # %% [markdown]
 # ## Section 5: training
@@ -60,7 +69,7 @@ Markdown(describe.table(alexnet_jax.Network()))
 # A configuration holds every number. Two of the eight epochs are enough for pictures.
 
 # %%
-scores = train.train(run, workdir)
+scores = train(config, workdir)
 
 # %% [markdown]
 # ## Section 6.1: what the towers have learned
@@ -70,7 +79,7 @@ scores = train.train(run, workdir)
 # the other "largely color-specific".
 
 # %%
-figures.draw([workdir], workdir / "figures")
+of_runs.draw([workdir], workdir / "figures")
 display(Image(workdir / "figures" / "conv1.png"))
 
 # %%
@@ -81,16 +90,14 @@ display(Image(workdir / "figures" / "curves.png"))
 
 # %%
 network = alexnet_jax.load(workdir)
-data = ensure_cache(run.data.source, run.data.size, run.data.dir)
+data = ensure_cache(config.data.source, config.data.size, config.data.dir)
 images, labels = data.images["test"], data.labels["test"]
 
-drawn = [
-    panels.Prediction(
-        images[i], predict.top(probabilities, network.classes), network.classes[labels[i]]
-    )
+answers = [
+    Answer(f"image {i}", "", images[i], probabilities, labels[i])
     for i, probabilities in enumerate(network.predict(images[:8]))
 ]
-panels.draw_predictions(drawn, workdir / "predictions.jpg")
+figure4.draw_answers(answers, network.classes, workdir / "predictions.jpg")
 display(Image(workdir / "predictions.jpg"))
 
 # %% [markdown]
@@ -100,18 +107,18 @@ display(Image(workdir / "predictions.jpg"))
 
 # %%
 features = network.features(images[:1000], "fc7")
-found, distances = panels.nearest(features, features[:3], 7)
+found, distances = nearest(features, features[:3], 7)
 
 
-def shown(i: int) -> panels.Shown:
-    return panels.Shown(images[i], network.classes[labels[i]], labels[i])
+def shown(i: int) -> figure4.Shown:
+    return figure4.Shown(images[i], network.classes[labels[i]], labels[i])
 
 
 rows = [  # the nearest to an image is itself
-    panels.Neighbours(shown(q), [(shown(i), far) for i, far in zip(found[q], distances[q])][1:])
+    figure4.Neighbours(shown(q), [(shown(i), far) for i, far in zip(found[q], distances[q])][1:])
     for q in range(3)
 ]
-panels.draw_neighbours(rows, workdir / "neighbours.jpg")
+figure4.draw_neighbours(rows, workdir / "neighbours.jpg")
 display(Image(workdir / "neighbours.jpg"))
 
 # %% [markdown]

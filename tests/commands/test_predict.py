@@ -139,6 +139,7 @@ def test_answers_are_those_of_each_file(photos: Path) -> None:
         if answer.file.endswith(".png"):
             number = int(Path(answer.file).stem)
             np.testing.assert_array_equal(answer.picture, squares(35)[number])
+        assert answer.label == {"b": 1, "d": 3}.get(Path(answer.file).parent.name)
         expected = softmax(network().logits(answer.picture[None]))[0]
         np.testing.assert_allclose(answer.probabilities, expected, rtol=1e-3)
 
@@ -229,9 +230,9 @@ def test_the_bar_of_the_true_label_is_red(tmp_path: Path) -> None:
     """As long as its probability, and no bar where the label is not known or not among the five."""
     path, probabilities = tmp_path / "figure.png", np.zeros(len(CLASSES))
     probabilities[:3] = 0.6, 0.3, 0.05
-    for truth, share in (("a", 0.6), ("b", 0.3), ("l", 0), ("no class", 0)):
-        answer = Answer(f"{truth}/photo.jpg", "", squares(1)[0], probabilities)
-        figure4.draw_answers(network(), [answer], path)
+    for truth, share in ((0, 0.6), (1, 0.3), (11, 0), (None, 0)):
+        answer = Answer("photo.jpg", "", squares(1)[0], probabilities, truth)
+        figure4.draw_answers([answer], CLASSES, path)
         others = 0.95 - share
         red, blue = colour_share(path, figure4.TRUE), colour_share(path, figure4.OTHER)
         full = figure4.SIDE * figure4.BAR * 0.88
