@@ -150,8 +150,12 @@ def mendable(where: object, kept: str = "nothing is lost") -> Iterator[None]:
         signal.signal(number, stop)
     try:
         yield
+        sys.stdout.flush()
     except UserError as error:
         refuse(str(error), error.exit_code)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         refuse(f"{error.filename or where}: {error.strerror or error}")
     except Stopped as stopped:

@@ -6,7 +6,6 @@ stderr with the reason, the rest is answered, and the exit code is 1.
 
 import argparse
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -46,11 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Does what the flags say; the exit code."""
     flags = parse_flags(argv)
     with cli.mendable(flags.workdir):
-        try:
-            return answer(flags)
-        except BrokenPipeError:  # `| head` has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
+        return answer(flags)
 
 
 def answer(flags: argparse.Namespace) -> int:

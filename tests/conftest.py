@@ -13,10 +13,14 @@ from run_fixtures import Tiny
 
 from alexnet_jax.model import AlexNet, Network, make_mesh
 
-# Before the first use of jax. The CPU also where there is something faster: the tests compare
-# digits, some in float64, on meshes of up to eight devices.
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 8)
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before the first use of jax: the CPU also where there is something faster, since the tests
+    compare digits, some in float64, on meshes of up to eight devices. But for those with the marker
+    `device`, which want what is there."""
+    if config.option.markexpr != "device":
+        jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
 
 
 @pytest.fixture(scope="session")
