@@ -112,7 +112,7 @@ def step_on(device: jax.Device, dtype: Any = jnp.float32) -> Step:
     placed = jax.device_put(batch, jax.NamedSharding(mesh, IMAGES))
     with jax.default_matmul_precision("float32"):
         before = initial_state(model, optimizer, 0)
-        start = jax.device_get(before.params)
+        start = jax.tree.map(np.array, before.params)  # a view would keep the buffers alive
         after = make_train_step(model, optimizer, mean, config, 10)(before, placed)
     return Step(before, after, jax.tree.map(np.subtract, jax.device_get(after.params), start))
 
