@@ -195,10 +195,10 @@ def test_json(monkeypatch, capsys, photos: Path, tmp_path: Path) -> None:
     captured = capsys.readouterr()
     said = {a["file"]: a for a in map(json.loads, captured.out.splitlines())}
     assert len(said) == 39 + 2
-    assert answers[str(tmp_path / "no")]["error"] == "No such file or directory"
-    assert answers[str(photos / "a_text.jpg")]["error"].startswith("not an image")
-    top5 = answers[str(strange)]["top5"]
-    assert len(top5) == 5 and answers[str(photos / "b" / "00.png")]["top5"] == top5
+    assert said[str(tmp_path / "no")]["error"] == "No such file or directory"
+    assert said[str(photos / "a_text.jpg")]["error"].startswith("not an image")
+    top5 = said[str(strange)]["top5"]
+    assert len(top5) == 5 and said[str(photos / "b" / "00.png")]["top5"] == top5
     probabilities = network().predict([strange])[0]
     expected = {
         name: pytest.approx(probabilities[CLASSES.index(name)], rel=1e-3) for name, _ in top5

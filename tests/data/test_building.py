@@ -110,7 +110,8 @@ def test_names_of_any_kind_come_back(tmp_path):
 # A preparation in a process of its own, that can be killed; it records its place after each chunk.
 SLOW = """
 import sys, time
-from alexnet_jax.data import cost, images, preparation, sources
+from alexnet_jax.data import decoding, sources
+from alexnet_jax.data.cache import building
 building.RECORD_SECONDS, building.CHUNK = 0.0, 4
 load = decoding.load
 decoding.load = lambda content, size: (time.sleep(float(sys.argv[3])), load(content, size))[1]

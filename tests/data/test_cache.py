@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from data_fixtures import photos
 
-from alexnet_jax.data import dataset
+from alexnet_jax.data import dataset, sources
 from alexnet_jax.data.cache import building, store
 from alexnet_jax.errors import UserError
 
@@ -46,7 +46,7 @@ def test_a_large_dataset_is_left_to_its_own_command(tmp_path, monkeypatch):
     assert flags["source"] == spec and flags["size"] == "16" and flags["holdout"] == "4"
     assert not (tmp_path / "my data").exists()
     # What the command makes is found.
-    source = building.sources.open_source(spec)
+    source = sources.open_source(spec)
     made = building.make_cache(source, 16, flags["out"], holdout=4)
     found = dataset.ensure_cache(spec, 16, str(tmp_path / "my data"), holdout=4)
     assert found.fingerprint == made.fingerprint

@@ -80,7 +80,7 @@ def test_every_record(tmp_path, form):
         "train": [
             (f"{wnid}/{name}", label, content)
             for label, (wnid, images) in enumerate(train_images().items())
-            for name, content in sorted(decoding.items())
+            for name, content in sorted(images.items())
         ],
         "validation": [
             (name, label, content)
@@ -186,7 +186,7 @@ def test_duplicates_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["6", "0", "123456789"])
 def test_validation_images_are_one_to_the_last(tmp_path, name):
     images = validation_images()
-    content = decoding.pop("ILSVRC2012_val_00000003.JPEG")
+    content = images.pop("ILSVRC2012_val_00000003.JPEG")
     write_tars(tmp_path, validation=images)
     refused(tmp_path, "holds 4 of 5 images, expected ILSVRC2012_val_00000001.JPEG to .*5.JPEG")
     images[f"ILSVRC2012_val_{name:0>8}.JPEG"] = content

@@ -12,10 +12,12 @@ import trained_fixtures
 from PIL import Image
 
 import alexnet_jax
+from alexnet_jax import settings
 from alexnet_jax.data.decoding import BadImage
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
 from alexnet_jax.model import AlexNet, make_mesh
+from alexnet_jax.run import inputs
 from alexnet_jax.run.inputs import words
 
 SIZE, CROP = trained_fixtures.SIZE, 96
@@ -117,9 +119,9 @@ def test_class_names_of_any_bytes(tmp_path: Path, workdir: Path) -> None:
     """What a file system allows in a folder's name comes back as it was."""
     names = ["plain", "Käfer", "a\u2028b", b"caf\xe9".decode(errors="surrogateescape"), " "] * 2
     names += ["x", "y"]
-    trained_fixtures.trained.write_input(tmp_path, trained_fixtures.mean_image(), names)
-    config = trained_fixtures.config_lib.read(workdir / "config.json")
-    assert trained_fixtures.trained.read_input(tmp_path, config)[1] == names
+    inputs.write_input(tmp_path, trained_fixtures.mean_image(), names)
+    config = settings.read(workdir / "config.json")
+    assert inputs.read_input(tmp_path, config)[1] == names
 
 
 def test_refusals(network: TrainedNetwork, workdir: Path, tmp_path: Path) -> None:
@@ -139,11 +141,9 @@ def test_refusals(network: TrainedNetwork, workdir: Path, tmp_path: Path) -> Non
     (tmp_path / "input").mkdir()
     with pytest.raises(UserError, match="input is damaged"):
         alexnet_jax.load(tmp_path)
-    trained_fixtures.trained.write_input(tmp_path, np.zeros((9, 9, 3)), ["one"])
+    inputs.write_input(tmp_path, np.zeros((9, 9, 3)), ["one"])
     with pytest.raises(UserError, match=r"mean image of \(9, 9, 3\) and 1 classes"):
         alexnet_jax.load(tmp_path)
-    trained_fixtures.trained.write_input(
-        tmp_path, trained_fixtures.mean_image(), trained_fixtures.CLASSES
-    )
+    inputs.write_input(tmp_path, trained_fixtures.mean_image(), trained_fixtures.CLASSES)
     with pytest.raises(UserError, match="no checkpoint yet"):
         alexnet_jax.load(tmp_path)

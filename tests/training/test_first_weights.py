@@ -28,7 +28,7 @@ BATCH_NORM = {"norm": "batch_norm"}
 
 def variables(config: ConfigDict, seed: int) -> Tree:
     """Float32 parameters of a configuration's network, and running averages if it has such."""
-    shapes = first_weights._shapes(settings.network(config))
+    shapes = AlexNet(settings.network(config)).shapes()
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda x: rng.normal(1, 0.1, x.shape).astype(np.float32), shapes)
 
@@ -184,7 +184,7 @@ def test_weights_of_one_tower_fit_two_where_no_kernel_sees_its_own_alone(
 def test_the_fine_tuned_network_of_2012_takes_all_but_fc8_of_the_pretrained_one() -> None:
     """Six convolutions in both; 21,843 classes there, 1,000 here."""
     there, here = (
-        first_weights._shapes(settings.network(settings.load(name)))["params"]
+        AlexNet(settings.network(settings.load(name))).shapes()["params"]
         for name in ("pretrain", "finetune")
     )
     assert [name for name in here if not first_weights._misfit(name, here[name], there[name])] == [
