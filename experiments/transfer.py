@@ -29,7 +29,7 @@ from absl import app, flags
 from alexnet_jax.data.cache import Cache, ensure_cache
 from alexnet_jax.data.preparation import make_cache
 from alexnet_jax.data.records import Record, Source
-from experiments import machine
+from experiments.shared import machine
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")

@@ -29,7 +29,7 @@ from alexnet_jax import export, scores
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import Conv, Dense, Network, make_mesh
 from alexnet_jax.trained import Trained, softmax
-from experiments import benchmark_export
+from experiments.export import __main__ as benchmark_export
 
 SIZE, CROP = trained_fixtures.SIZE, 96
 PICTURES = trained_fixtures.pictures(3)

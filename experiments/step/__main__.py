@@ -1,7 +1,7 @@
 """How fast the network trains and infers: beside PyTorch, onnxruntime and the machine's limits.
 
-    python -m experiments.benchmark_step [--batch=128] [--dtype=float32] [--startup] [--out=FILE]
-    python -m experiments.benchmark_step --operators
+    python -m experiments.step [--batch=128] [--dtype=float32] [--startup] [--out=FILE]
+    python -m experiments.step --operators
 
 Random images, already where they are needed. Every framework has a process of its own; all ways to
 compute a step first have to agree in what comes out, and are then timed in turns, round by round.
@@ -27,9 +27,9 @@ from typing import Any
 from absl import app, flags
 
 from alexnet_jax import config as config_lib
-from experiments import machine, timing
-from experiments.contenders import Desk, Failed, Process, Task, Way
-from experiments.timing import Reading, Variant
+from experiments.shared import machine, timing
+from experiments.shared.timing import Reading, Variant
+from experiments.step.contenders import Desk, Failed, Process, Task, Way
 
 Row = dict[str, Any]
 
@@ -54,11 +54,15 @@ WARM_STARTS = 3
 EXACT = {"training": 0.02, "inference": 1e-3, "operators": 1e-3}
 ROUGH = 0.25
 MODULES = {
-    "training": ("experiments.ways_jax", "experiments.ways_torch"),
-    "inference": ("experiments.ways_jax", "experiments.ways_torch", "experiments.ways_onnx"),
-    "operators": ("experiments.ways_operators", "experiments.ways_torch"),
+    "training": ("experiments.step.ways_jax", "experiments.step.ways_torch"),
+    "inference": (
+        "experiments.step.ways_jax",
+        "experiments.step.ways_torch",
+        "experiments.step.ways_onnx",
+    ),
+    "operators": ("experiments.step.operators", "experiments.step.ways_torch"),
 }
-OURS = ("experiments.ways_jax", "experiments.ways_operators")  # have to agree
+OURS = ("experiments.step.ways_jax", "experiments.step.operators")  # have to agree
 OTHERS = ("torch", "onnx", "onnxruntime")  # packages that only this benchmark speaks of
 
 
@@ -85,7 +89,7 @@ def main(_: list[str]) -> None:
             rows, not_run = rows + done, not_run + left_out
     names = ("batch", "dtype", "rounds", "seconds", "config", "set", "cache", "only")
     result: dict[str, Any] = {
-        "command": " ".join(["python -m experiments.benchmark_step", *sys.argv[1:]]),
+        "command": " ".join(["python -m experiments.step", *sys.argv[1:]]),
         "machine": where,
         "settings": {name: FLAGS[name].value for name in names}
         | {"threads": task.threads, "devices": task.devices, "platform": task.platform},
@@ -97,7 +101,7 @@ def main(_: list[str]) -> None:
     result["ratios"] = ratios(rows)
     result["targets"] = [] if FLAGS.operators else targets(result)
     name = "operators" if FLAGS.operators else "benchmark"
-    out = Path(FLAGS.out or Path(__file__).parent / "results" / "step" / f"{name}.json")
+    out = Path(FLAGS.out or Path(__file__).parents[1] / "results" / "step" / f"{name}.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n")
     out.with_suffix(".md").write_text(report(result))
@@ -143,7 +147,7 @@ class Frameworks:
         self.about: dict[str, str] = {}
         self.processes: dict[str, Process] = {}
         self.task = task
-        self.task = self.of("experiments.ways_jax")(Desk.found, task)
+        self.task = self.of("experiments.step.ways_jax")(Desk.found, task)
 
     def of(self, module: str, key: str = "") -> Process:
         """The process of a contender or, without a key, of a framework.
@@ -249,7 +253,7 @@ def startup() -> dict[str, Any]:
         RuntimeError: there was no first step.
     """
     seconds = []
-    command = [sys.executable, "-m", "experiments.first_step", FLAGS.config, FLAGS.batch[0]]
+    command = [sys.executable, "-m", "experiments.step.first_step", FLAGS.config, FLAGS.batch[0]]
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1 + WARM_STARTS):
             started = time.perf_counter()

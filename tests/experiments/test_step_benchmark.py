@@ -15,9 +15,9 @@ import network_fixtures as fixtures
 import numpy as np
 import pytest
 
-from experiments import contenders
+from experiments.step import contenders
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 TORCH = importlib.util.find_spec("torch") is not None
 ONNX = all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime"))
 
@@ -40,7 +40,7 @@ def benchmark(folder: pathlib.Path, *flags: str) -> tuple[dict[str, Any], str]:
         f"import sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\n{CONFIG}"
     )
     out = folder / "new" / "step.json"
-    command = [sys.executable, "-m", "experiments.benchmark_step", *flags, "--rounds=2"]
+    command = [sys.executable, "-m", "experiments.step", *flags, "--rounds=2"]
     command += ["--seconds=0.001", f"--config={folder}/tiny.py", "--batch=4", f"--out={out}"]
     cores = os.sched_getaffinity(0)
     # With threads for all cores OpenMP crawls where another process wants one of them too.
@@ -152,7 +152,7 @@ def test_work_of_the_full_network() -> None:
 @pytest.mark.skipif(not TORCH, reason="no torch to compare with")
 def test_another_network_does_not_agree() -> None:
     """The comparison sees an LRN across the towers, and dropout that is rescaled."""
-    from experiments import ways_torch
+    from experiments.step import ways_torch
 
     network = fixtures.small_network()
     params = contenders.parameters(network)

@@ -14,10 +14,10 @@ import optax
 
 from alexnet_jax import optim
 from alexnet_jax.model import Network, cpu, layers, make_mesh
-from experiments import contenders, plain, ways_jax
-from experiments.contenders import Arrays, Contender, Task, Way
-from experiments.plain import Padding
-from experiments.ways_jax import Compiled
+from experiments.step import contenders, plain, ways_jax
+from experiments.step.contenders import Arrays, Contender, Task, Way
+from experiments.step.plain import Padding
+from experiments.step.ways_jax import Compiled
 
 Tree = Any
 

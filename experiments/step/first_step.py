@@ -1,6 +1,6 @@
 """Starts as a run does, and says so when the first training step is dispatched.
 
-    python -m experiments.first_step CONFIG BATCH [FIELD=VALUE ...]
+    python -m experiments.step.first_step CONFIG BATCH [FIELD=VALUE ...]
 
 Everything but the images: they are zeros.
 """

@@ -1,6 +1,6 @@
 """What training batches cost: this package's stream beside grain, PyTorch and the machine's limits.
 
-    python -m experiments.benchmark_input [--images=1024] [--rounds=5] [--out=FILE]
+    python -m experiments.input [--images=1024] [--rounds=5] [--out=FILE]
 
 Draws JPEG files like ImageNet's, prepares them, checks that all the ways to read them give the same
 images, and times these ways in turns, round by round. All readings go into the JSON file `--out`;
@@ -38,8 +38,8 @@ from PIL import Image
 from alexnet_jax.data import augment, images, leaves, preparation, sources, stream, undecoded
 from alexnet_jax.data.cache import Cache
 from alexnet_jax.data.records import Record, Split
-from experiments import machine, timing
-from experiments.timing import Reading, Stopwatch, Variant
+from experiments.shared import machine, timing
+from experiments.shared.timing import Reading, Stopwatch, Variant
 
 torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
 if torch is not None:
@@ -53,7 +53,7 @@ flags.DEFINE_integer("crop", 224, "Side of the crops in pixels.", 1, 256)
 flags.DEFINE_float("seconds", 2.0, "About how long everything runs in every round.", 0.0)
 flags.DEFINE_string(
     "out",
-    str(Path(__file__).parent / "results" / "input" / "benchmark.json"),
+    str(Path(__file__).parents[1] / "results" / "input" / "benchmark.json"),
     "Where the readings go.",
 )
 
@@ -134,7 +134,7 @@ def main(_: list[str]) -> None:
     ]
     names = ("images", "rounds", "batch_size", "crop", "seconds")
     result = {
-        "command": " ".join(["python -m experiments.benchmark_input", *sys.argv[1:]]),
+        "command": " ".join(["python -m experiments.input", *sys.argv[1:]]),
         "machine": where,
         "load_average": {"before": load_before, "after": os.getloadavg()},
         "settings": {name: FLAGS[name].value for name in names}

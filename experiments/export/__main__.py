@@ -1,6 +1,6 @@
 """What a narrower export costs and gains: file size, latency and error, by onnxruntime on a CPU.
 
-    python -m experiments.benchmark_export --workdir=W [--rounds=5] [--seconds=1] [--out=FILE]
+    python -m experiments.export --workdir=W [--rounds=5] [--seconds=1] [--out=FILE]
 
 Two networks: that of the run W, whose errors on its whole test split are counted in one view, and
 the full one of 2012 with random weights, for its size and latency. All precisions of a network are
@@ -26,7 +26,8 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.data.cache import ensure_cache
 from alexnet_jax.model import make_mesh
 from alexnet_jax.trained import Trained, softmax
-from experiments import contenders, machine, timing
+from experiments.shared import machine, timing
+from experiments.step import contenders
 
 Row = dict[str, Any]
 
@@ -52,13 +53,13 @@ def main(_: Any) -> None:
     where = machine.describe()
     where["packages"] |= {name: metadata.version(name) for name in ("onnx", "onnxruntime")}
     result = {
-        "command": " ".join(["python -m experiments.benchmark_export", *sys.argv[1:]]),
+        "command": " ".join(["python -m experiments.export", *sys.argv[1:]]),
         "machine": where,
         "settings": {"rounds": FLAGS.rounds, "seconds": FLAGS.seconds},
         "load_average": {"before": load_before, "after": os.getloadavg()},
         "rows": rows,
     }
-    out = Path(FLAGS.out or Path(__file__).parent / "results" / "export" / "benchmark.json")
+    out = Path(FLAGS.out or Path(__file__).parents[1] / "results" / "export" / "benchmark.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n")
     out.with_suffix(".md").write_text(report(result))

@@ -1,6 +1,6 @@
 """Runs the command of the README with one seed or several, and keeps what came out.
 
-    python -m experiments.run_seeds --config=embedded --seeds=0,1,2,3,4
+    python -m experiments.seeds --config=embedded --seeds=0,1,2,3,4
 
 Each seed is a process of its own, as a user would start it, with a clock around the whole of it;
 the first also prepares the data, if that has not been done. Into `experiments/results/CONFIG/` go
@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import machine
+from experiments.shared import machine
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", "embedded", "Name of the configuration.")
@@ -38,7 +38,7 @@ def main(_: list[str]) -> None:
             runs.append(run(seed, Path(workdir), out if number == 0 else None))
         print(json.dumps(runs[-1]), flush=True)
         summary = {
-            "command": " ".join(["python -m experiments.run_seeds", *sys.argv[1:]]),
+            "command": " ".join(["python -m experiments.seeds", *sys.argv[1:]]),
             "machine": machine.describe(),
             "worst_ten_view_top1_error": max(r["test"]["10"]["top1_error"] for r in runs),
             "longest_seconds": max(r["seconds"] for r in runs),

@@ -14,8 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from alexnet_jax import optim
 from alexnet_jax.model import AlexNet, Network, cpu, make_mesh, towers
 from alexnet_jax.step import State, dropout_key, initial_state, make_train_step
-from experiments import contenders, plain
-from experiments.contenders import Arrays, Contender, Failed, Task, Way
+from experiments.step import contenders, plain
+from experiments.step.contenders import Arrays, Contender, Failed, Task, Way
 
 Tree = Any
 

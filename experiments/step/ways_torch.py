@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet_jax.model import Network
-from experiments import contenders
-from experiments.contenders import Arrays, Contender, Params, Task, Way
+from experiments.step import contenders
+from experiments.step.contenders import Arrays, Contender, Params, Task, Way
 
 FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 LRNS = ("window", "band")

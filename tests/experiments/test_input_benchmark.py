@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 TORCH = importlib.util.find_spec("torch") is not None
 
 
@@ -19,7 +19,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, 
     """A tiny run, by its command: the JSON file, the Markdown file, and what was printed."""
     out = tmp_path_factory.mktemp("benchmark") / "new" / "benchmark.json"
     flags = ["--images=16", "--rounds=2", "--batch_size=8", "--crop=32", "--seconds=0.001"]
-    command = [sys.executable, "-m", "experiments.benchmark_input", *flags, f"--out={out}"]
+    command = [sys.executable, "-m", "experiments.input", *flags, f"--out={out}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text()), out.with_suffix(".md").read_text(), done.stdout
@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, 
 def test_the_file_says_what_was_measured(run) -> None:
     """Command, machine, settings, files and checks."""
     result, _, _ = run
-    assert result["command"].startswith("python -m experiments.benchmark_input --images=16")
+    assert result["command"].startswith("python -m experiments.input --images=16")
     assert result["machine"]["cores"] >= 1 and "Pillow" in result["machine"]["packages"]
     assert result["settings"]["batch_size"] == 8 and result["settings"]["torch"] == TORCH
     kilobytes = result["jpegs"]["kilobytes"]

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.model import Conv, Network
-from experiments.timing import Reading, Stopwatch
+from experiments.shared.timing import Reading, Stopwatch
 
 Arrays = dict[str, np.ndarray]
 Params = dict[str, dict[str, np.ndarray]]

@@ -10,8 +10,8 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_jax.model import Network
-from experiments import contenders
-from experiments.contenders import Arrays, Contender, Failed, Params, Task, Way
+from experiments.step import contenders
+from experiments.step.contenders import Arrays, Contender, Failed, Params, Task, Way
 
 OPSET = 17
 
