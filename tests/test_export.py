@@ -29,7 +29,7 @@ from alexnet_jax import export, scores
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import Conv, Dense, Network, make_mesh
 from alexnet_jax.trained import Trained, softmax
-from experiments.export import __main__ as benchmark_export
+from experiments.export.measure import errors
 
 SIZE, CROP = trained_fixtures.SIZE, 96
 PICTURES = trained_fixtures.pictures(3)
@@ -353,7 +353,7 @@ def test_the_benchmark_counts_errors_as_evaluation_does() -> None:
     logits = rng.integers(0, 6, (200, 12)).astype(np.float32)
     labels = fixtures.random_labels(200, 12)
     expected = scores.sums(jax.nn.softmax(jnp.asarray(logits)), labels, np.ones(200))
-    found = benchmark_export.errors(logits, labels)
+    found = errors(logits, labels)
     assert found["top1_error"] == pytest.approx(float(expected["top1"]) / 200)
     assert found["top5_error"] == pytest.approx(float(expected["top5"]) / 200)
     assert found["loss"] == pytest.approx(float(expected["loss"]) / 200, rel=1e-5)

@@ -1,1 +1,1 @@
-"""What the experiments share."""
+"""What the experiments share: command line, clock, machine, tables, and runs of the program."""

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from alexnet_jax import optim
 from alexnet_jax.model import Network, cpu, layers, make_mesh
-from experiments.step import contenders, plain, ways_jax
-from experiments.step.contenders import Arrays, Contender, Task, Way
+from alexnet_jax.optim import update_rule
+from experiments.step import given, plain, ways_jax
+from experiments.step.contender import Arrays, Contender, Task, Way
 from experiments.step.plain import Padding
 from experiments.step.ways_jax import Compiled
+from experiments.step.work import conv_flops, convolutions, denses
 
 Tree = Any
 
@@ -50,7 +51,7 @@ class Operator(NamedTuple):
 
 def operators(network: Network) -> Iterator[Operator]:
     """All but the update, in the order of the network."""
-    for conv in contenders.convolutions(network):
+    for conv in convolutions(network):
         layer = conv.layer
         side, channels = conv.maps
         geometry = {"stride": layer.stride, "padding": layer.padding, "groups": conv.groups}
@@ -60,7 +61,7 @@ def operators(network: Network) -> Iterator[Operator]:
             partial(plain.convolution, **geometry),
             ((side, side, channels), conv.kernel),
             weights=1,
-            flops=contenders.conv_flops(conv),
+            flops=conv_flops(conv),
             inputs=conv.name != "conv1",
         )
         for stage, side in conv.stages:
@@ -91,7 +92,7 @@ def operators(network: Network) -> Iterator[Operator]:
                     partial(plain.max_pool, **squares),
                     shapes,
                 )
-    for name, (inputs, units) in contenders.denses(network).items():
+    for name, (inputs, units) in denses(network).items():
         shapes = ((inputs,), (inputs, units), (units,))
         products = 2.0 * inputs * units
         yield Operator(name, plain.dense, plain.dense, shapes, weights=2, flops=products)
@@ -149,7 +150,7 @@ def ways(task: Task) -> list[Way]:
 
 
 def make(key: str, task: Task) -> Contender:
-    """See `ways`."""
+    """Gets one of the `ways` ready."""
     if key.startswith("jax_"):
         return ways_jax.make(key, task)
     words, _, version = key.rpartition("_")
@@ -193,7 +194,7 @@ def make(key: str, task: Task) -> Contender:
 
 def arguments_of(operator: Operator, task: Task) -> tuple[jax.Array, ...]:
     """Random maps on the scale of the network's, and random weights."""
-    keys = jax.random.split(jax.random.key(contenders.SEED), len(operator.shapes))
+    keys = jax.random.split(jax.random.key(given.SEED), len(operator.shapes))
     arguments = []
     for number, (key, shape) in enumerate(zip(keys, operator.shapes, strict=True)):
         weight = number >= len(operator.shapes) - operator.weights
@@ -207,11 +208,11 @@ class Update(Compiled):
 
     def __init__(self, task: Task, version: str) -> None:
         rules = {
-            "fast": partial(optim.update_rule, steps=ways_jax.STEPS),
+            "fast": partial(update_rule, steps=ways_jax.STEPS),
             "plain": plain.update_rule,
         }
         rule = optax.with_extra_args_support(rules[version](task.config.optim))
-        params = jax.tree.map(jnp.asarray, contenders.parameters(task.network))
+        params = jax.tree.map(jnp.asarray, given.parameters(task.network))
         gradients = jax.tree.map(jnp.array, params)  # any numbers will do
         size = sum(array.nbytes for array in jax.tree.leaves(params))
 

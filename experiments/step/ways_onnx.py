@@ -1,7 +1,7 @@
-"""The network as an ONNX graph, run by onnxruntime on a CPU."""
+"""The network as `alexnet_jax.export` writes it in ONNX, run by onnxruntime on a CPU."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,20 +9,23 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from alexnet_jax.export_onnx import network_graph
 from alexnet_jax.model import Network
-from experiments.step import contenders
-from experiments.step.contenders import Arrays, Contender, Failed, Params, Task, Way
+from experiments.step import given
+from experiments.step.contender import Arrays, Contender, Failed, Params, Task, Way
+from experiments.step.work import flops, lrn_band
 
-OPSET = 17
+# What the exported graph has around the network: pixels to maps, minus the mean image; softmax.
+OUTSIDE = ("pixels/maps", "pixels/float", "input", "probabilities")
 
 
 def start(task: Task) -> str:
-    """Nothing to set: threads belong to a session."""
+    """Sets nothing: threads belong to a session. Says what it runs on."""
     return f"onnxruntime on cpu with {task.threads} threads"
 
 
 def ways(task: Task) -> list[Way]:
-    """LRN by ONNX's own operator, or as a banded 1x1 convolution."""
+    """Two: LRN by ONNX's own operator, and as a banded 1x1 convolution."""
     if task.kind != "inference":
         return []
     group = f"{task.kind}, batch {task.batch}"
@@ -33,7 +36,11 @@ def ways(task: Task) -> list[Way]:
 
 
 def make(key: str, task: Task) -> Contender:
-    """See `ways`."""
+    """Gets one of the `ways` ready.
+
+    Raises:
+        Failed: it is for a CPU and float32 only.
+    """
     if task.platform != "cpu" or task.dtype != "float32":
         raise Failed("onnxruntime is compared in float32 on a CPU")
     return Session(task, key.removeprefix("onnx_"))
@@ -44,10 +51,10 @@ class Session(Contender):
 
     def __init__(self, task: Task, lrn: str) -> None:
         network = task.network
-        self.batch, self.flops = task.batch, contenders.flops(network, task.kind)
-        images = contenders.pixels(network, task.batch).transpose(0, 3, 1, 2)
+        self.batch, self.flops = task.batch, flops(network, task.kind)
+        images = given.pixels(network, task.batch).transpose(0, 3, 1, 2)
         self.images = np.ascontiguousarray(images)
-        model = graph(network, contenders.parameters(network), task.batch, lrn)
+        model = graph(network, given.parameters(network), task.batch, lrn)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = task.threads
         started = time.perf_counter()
@@ -57,110 +64,89 @@ class Session(Contender):
         self.compile_seconds = time.perf_counter() - started
 
     def step(self) -> None:
-        """See `Contender`."""
-        (self.logits,) = self.session.run(None, {"images": self.images})
+        """Computes the logits, and returns when they are there."""
+        (self.logits,) = self.session.run(None, {"input": self.images})
 
     def wait(self) -> None:
-        """`run` has waited."""
+        """Nothing is left to wait for."""
 
-    def outcome(self, given: Mapping[str, np.ndarray]) -> Arrays:
+    def outcome(self, first: Mapping[str, np.ndarray]) -> Arrays:
         """The logits."""
         self.step()
         return {"logits": self.logits}
 
 
 def graph(network: Network, params: Params, batch: int, lrn: str) -> onnx.ModelProto:
-    """The network at test, from 'images' float32 (N, 3, S, S) to 'logits' (N, classes).
+    """The exported network without what is before its first and after its last layer.
 
     Args:
-        network: with relu, lrn and max pooling only.
+        network: what the layers are.
         params: kernels HWIO, units IO; the first of these over maps in HWC order.
         batch: N.
         lrn: 'window' or 'band'.
+
+    Returns:
+        A model from 'input', float32 (N, 3, S, S), to 'logits', (N, classes).
     """
-    nodes: list[onnx.NodeProto] = []
-    constants: list[onnx.TensorProto] = []
-    last = "images"
+    size = network.input_size
+    model = network_graph(network, {"params": params}, np.zeros((size, size, 3)))
+    graph = model.graph
+    keep(graph.node, [node for node in graph.node if node.name not in OUTSIDE])
+    keep(graph.initializer, [array for array in graph.initializer if array.name != "mean_image"])
+    if lrn == "band":
+        keep(graph.node, list(with_bands(graph, network)))
+    images = helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, size, size])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, network.classes])
+    keep(graph.input, [images])
+    keep(graph.output, [logits])
+    onnx.checker.check_model(model, full_check=True)
+    return model
 
-    def constant(name: str, value: Any) -> str:
-        constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
 
-    def apply(operator: str, *inputs: str, to: str | None = None, **attributes: Any) -> str:
-        name = to or f"{operator}_{len(nodes)}"
-        nodes.append(helper.make_node(operator, inputs, [name], **attributes))
-        return name
+def keep(field: Any, values: list[Any]) -> None:
+    """Puts these values in the place of those of a repeated field."""
+    del field[:]
+    field.extend(values)
 
-    for conv in contenders.convolutions(network):
-        layer, name = conv.layer, conv.name
-        kernel = constant(f"{name}_kernel", params[name]["kernel"].transpose(3, 2, 0, 1))
-        bias = constant(f"{name}_bias", params[name]["bias"])
-        before, after = layer.padding
-        last = apply(
-            "Conv",
-            last,
-            kernel,
-            bias,
-            group=conv.groups,
-            strides=[layer.stride] * 2,
-            pads=[before, before, after, after],
-        )
-        for stage, _ in conv.stages:
-            match stage:
-                case "activation" if network.activation == "relu":
-                    last = apply("Relu", last)
-                case "pool" if layer.pool_padding == (0, 0):
-                    window, stride = [network.pool_window] * 2, [network.pool_stride] * 2
-                    last = apply("MaxPool", last, kernel_shape=window, strides=stride)
-                case "norm" if network.norm == "lrn" and lrn == "window":
-                    towers = [f"{name}_tower{tower}" for tower in range(network.towers)]
-                    nodes.append(
-                        helper.make_node("Split", [last], towers, axis=1)
-                        if len(towers) > 1
-                        else helper.make_node("Identity", [last], towers)
-                    )
-                    normal = [
-                        apply(
-                            "LRN",
-                            tower,
-                            size=network.lrn_size,
-                            alpha=network.lrn_alpha * network.lrn_size,
-                            beta=network.lrn_beta,
-                            bias=network.lrn_k,
-                        )
-                        for tower in towers
-                    ]
-                    last = apply("Concat", *normal, axis=1)
-                case "norm" if network.norm == "lrn" and network.lrn_beta == 0.75:
-                    channel = np.arange(layer.width)
-                    tower = channel // (layer.width // network.towers)
-                    near = np.abs(channel[:, None] - channel) <= network.lrn_size // 2
-                    band = network.lrn_alpha * (near & (tower[:, None] == tower))
-                    weights = constant(f"{name}_band", band.astype(np.float32)[..., None, None])
-                    k = constant(f"{name}_k", np.full(layer.width, network.lrn_k, np.float32))
-                    root = apply("Sqrt", apply("Conv", apply("Mul", last, last), weights, k))
-                    power = apply("Mul", root, apply("Sqrt", root))
-                    last = apply("Div", last, power)
-                case _:
-                    raise ValueError(f"the ONNX network knows no such {stage}")
-    last = apply("Flatten", last)
-    kept = constant("kept", np.float32(1 - network.dropout))
-    for number, name in enumerate(contenders.denses(network)):
-        units = params[name]["kernel"]
-        if number == 0:
-            units = contenders.rows_in_chw(units, network.final_maps())
-        kernel = constant(f"{name}_kernel", units)
-        bias = constant(f"{name}_bias", params[name]["bias"])
-        dense = network.hidden().get(name)
-        last = apply("Gemm", last, kernel, bias, to=None if dense else "logits")
-        for stage in dense.after.split() if dense else ():
-            last = apply("Relu", last) if stage == "activation" else apply("Mul", last, kept)
-    shape = [batch, 3, network.input_size, network.input_size]
-    made = helper.make_graph(
-        nodes,
-        "alexnet",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, network.classes])],
-        constants,
-    )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
+
+def with_bands(graph: onnx.GraphProto, network: Network) -> Iterator[onnx.NodeProto]:
+    """The nodes with a 1x1 convolution of the squares, a band for each tower, in the place of LRN.
+
+    A layer is normalised by the nodes 'NAME/towers', 'NAME/tower0/norm' and so on, and 'NAME/norm',
+    or by the last alone. Constants are added to the graph.
+
+    Raises:
+        Failed: LRN has another exponent than that of the paper, of which roots are taken.
+    """
+    if network.lrn_beta != 0.75:
+        raise Failed(f"LRN by band takes roots: beta has to be 0.75, not {network.lrn_beta}")
+    maps: dict[str, str] = {}  # what is to be normalised, by the name of its layer
+    for node in graph.node:
+        layer, _, part = node.name.partition("/")
+        if part == "towers" or part.endswith("norm"):
+            maps.setdefault(layer, node.input[0])
+            if part == "norm":
+                yield from band(graph, network, layer, maps[layer])
+        else:
+            yield node
+
+
+def band(graph: onnx.GraphProto, network: Network, layer: str, x: str) -> Iterator[onnx.NodeProto]:
+    """The nodes that normalise the maps `x` of a layer."""
+    channels = network.convolutions()[layer].width
+    constants = {
+        f"{layer}/band": lrn_band(network, channels)[..., None, None],
+        f"{layer}/k": np.full(channels, network.lrn_k, np.float32),
+    }
+    for name, value in constants.items():
+        graph.initializer.append(numpy_helper.from_array(value, name))
+
+    def node(operator: str, name: str, *inputs: str) -> onnx.NodeProto:
+        return helper.make_node(operator, inputs, [f"{layer}/{name}"], name=f"{layer}/{name}")
+
+    yield node("Mul", "squares", x, x)
+    yield node("Conv", "sums", f"{layer}/squares", *constants)
+    yield node("Sqrt", "root", f"{layer}/sums")
+    yield node("Sqrt", "fourth_root", f"{layer}/root")
+    yield node("Mul", "power", f"{layer}/root", f"{layer}/fourth_root")
+    yield node("Div", "norm", x, f"{layer}/power")
