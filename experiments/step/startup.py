@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from alexnet_jax.errors import UserError
 from experiments.shared.command import say
 from experiments.step.first_step import DISPATCHED
 
@@ -27,7 +28,7 @@ def startup(config: str, batch: int, fields: Sequence[str]) -> dict[str, Any]:
         Seconds: `cold`, the median of the `warm` ones, and all.
 
     Raises:
-        RuntimeError: there was no first step.
+        UserError: there was no first step.
     """
     seconds = []
     command = [sys.executable, "-m", "experiments.step.first_step"]
@@ -45,6 +46,6 @@ def startup(config: str, batch: int, fields: Sequence[str]) -> dict[str, Any]:
                 line = process.stdout.readline()
                 seconds.append(time.perf_counter() - begin)
             if line.strip() != DISPATCHED:
-                raise RuntimeError("no first step; see above")
+                raise UserError("there was no first step; see what it printed")
             say(f"start {start}: {seconds[-1]:.1f} s")
     return {"cold": seconds[0], "warm": statistics.median(seconds[1:]), "seconds": seconds}

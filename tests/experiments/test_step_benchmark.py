@@ -4,23 +4,24 @@ import dataclasses
 import importlib.util
 import json
 import os
-import pathlib
 import random
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import network_fixtures as fixtures
 import numpy as np
 import pytest
 
+from alexnet_jax.errors import UserError
 from alexnet_jax.model import Network
 from experiments.step import given, work
 from experiments.step.contender import Failed
 from experiments.step.outcomes import difference
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 TORCH = importlib.util.find_spec("torch") is not None
 ONNX = all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime"))
 
@@ -37,7 +38,7 @@ def get_config():
 """
 
 
-def benchmark(folder: pathlib.Path, *flags: str) -> tuple[dict[str, Any], str]:
+def benchmark(folder: Path, *flags: str) -> tuple[dict[str, Any], str]:
     """A tiny run, by its command: the JSON file and the page."""
     (folder / "tiny.py").write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\n{CONFIG}"
@@ -125,7 +126,7 @@ def test_rows_and_ratios_follow_from_the_readings(run) -> None:
     assert f"a mesh of 1x2 has {ratios['training_4/jax_1x2_to_1x1']:.2f} times its rate" in page
 
 
-def test_operators_one_by_one(tmp_path: pathlib.Path) -> None:
+def test_operators_one_by_one(tmp_path: Path) -> None:
     """Forward and backward, this package's and the plain ones, which agree."""
     result, _ = benchmark(
         tmp_path, "--operators", "--only=*/conv2_b*,*/conv1_LRN_*,*/conv5_pooling_b*,*/up*"
@@ -198,3 +199,37 @@ def test_both_onnx_graphs_are_the_network_without_its_surroundings(towers: int) 
     assert difference(logits["band"], logits["window"]) < 1e-5
     with pytest.raises(Failed, match=r"beta has to be 0\.75, not 0\.5"):
         ways_onnx.graph(dataclasses.replace(network, lrn_beta=0.5), params, 2, "band")
+
+
+def test_the_first_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is dispatched, and the word for that is the last one."""
+    from experiments.step import first_step
+
+    (tmp_path / "tiny.py").write_text(CONFIG)
+    first_step.main([f"--config={tmp_path}/tiny.py", "--batch=2", "--set=mesh.data=1"])
+    assert capsys.readouterr().out.endswith("dispatched\n")
+
+
+def test_the_time_to_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the word of a process with compiled programs in one new folder, which is empty once."""
+    from experiments.step import startup
+
+    program = tmp_path / "program"
+    program.write_text(
+        "#!/bin/sh\n"
+        f'echo "$@" >> {tmp_path}/arguments\n'
+        '[ -e "$JAX_COMPILATION_CACHE_DIR/kept" ] || sleep 0.5\n'
+        'touch "$JAX_COMPILATION_CACHE_DIR/kept"\n'
+        "echo $WORD\nsleep 0.1\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(startup.sys, "executable", str(program))
+    monkeypatch.setenv("WORD", "dispatched")
+    found = startup.startup("tiny", 4, ["seed=1"])
+    assert found["cold"] == found["seconds"][0] > 0.5 > found["warm"]
+    assert found["warm"] == statistics.median(found["seconds"][1:]) and len(found["seconds"]) == 4
+    command = "-m experiments.step.first_step --config=tiny --batch=4 --set=seed=1"
+    assert (tmp_path / "arguments").read_text().splitlines() == 4 * [command]
+    monkeypatch.setenv("WORD", "error")
+    with pytest.raises(UserError, match="no first step"):
+        startup.startup("tiny", 4, [])
