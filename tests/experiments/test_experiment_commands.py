@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import pkgutil
 import shlex
 import shutil
@@ -271,7 +272,7 @@ def test_a_stop_lets_the_run_save(number_: signal.Signals, tmp_path: Path) -> No
     program, saved = tmp_path / "program", tmp_path / "saved"
     program.write_text(
         f"#!/bin/sh\ntrap 'sleep 0.2; echo once >> {saved}' TERM INT\necho ready\n"
-        f"while [ ! -e {saved} ]; do sleep 0.05; done\n"
+        f"for i in $(seq 200); do sleep 0.05; [ -e {saved} ] && exit; done\n"
     )
     program.chmod(0o755)
     code = (
@@ -280,11 +281,16 @@ def test_a_stop_lets_the_run_save(number_: signal.Signals, tmp_path: Path) -> No
         "command.start(lambda: runs.call('main'))"
     )
     start = [sys.executable, "-c", code]
-    with subprocess.Popen(start, cwd=ROOT, stderr=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        start, cwd=ROOT, stderr=subprocess.PIPE, text=True, process_group=0
+    ) as parent:
         assert parent.stderr is not None
         assert parent.stderr.readline() == "$ python -m alexnet_jax.main\n"
         assert parent.stderr.readline() == "ready\n"
-        parent.send_signal(number_)
+        if number_ == signal.SIGINT:  # Ctrl-C, which all processes of a group get
+            os.killpg(parent.pid, number_)
+        else:
+            parent.send_signal(number_)
         _, err = parent.communicate(timeout=30)
     assert parent.returncode == 128 + number_ and err == ""
     assert saved.read_text() == "once\n"
