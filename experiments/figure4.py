@@ -31,8 +31,8 @@ SEED = 2012  # draws the classes
 class Chosen(NamedTuple):
     """A test image: its class, and its number in the split."""
 
-    name: str
-    index: int
+    class_name: str
+    number: int
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         files = [save(one, cache, data.test, Path(new)) for one in chosen]
         answers, neighbours = Path(new) / "answers.jpg", Path(new) / "neighbours.jpg"
         asking = ("predict", f"--workdir={workdir}", f"--figure={answers}", *files)
-        looking = ("features", f"--workdir={workdir}", f"--split={data.test}")
-        looking += (f"--queries={QUERIES}", f"--neighbours={neighbours}")
+        split, queries = f"--split={data.test}", f"--queries={QUERIES}"
+        looking = ("features", f"--workdir={workdir}", split, queries, f"--neighbours={neighbours}")
         for command in (asking, looking):
             runs.call(*command)
         for picture in (answers, neighbours):
@@ -84,9 +84,9 @@ def choose(cache: Cache, split: str) -> Iterator[Chosen]:
 
 def save(one: Chosen, cache: Cache, split: str, folder: Path) -> str:
     """Writes the pixels of an image into the folder of its class; the file's name."""
-    path = folder / "images" / one.name / f"{one.index}.png"
+    path = folder / "images" / one.class_name / f"{one.number}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(cache.images[split][one.index])).save(path)
+    Image.fromarray(np.asarray(cache.images[split][one.number])).save(path)
     return str(path)
 
 

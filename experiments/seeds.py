@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = flags.parse(argv)
     # Each configuration has a folder of its own among the results.
     results = Results(Path(arguments.config).stem.replace(":", "-"), arguments)
-    found = []
+    found: list[dict[str, Any]] = []
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as name:
             workdir, assigned = Path(name), [f"seed={seed}", *fields(arguments)]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from alexnet_jax.config import network
+from alexnet_jax.config import network as network_of
 from alexnet_jax.model import Network
 from experiments.shared.timing import Reading, Stopwatch
 
@@ -47,7 +47,7 @@ class Task:
     @property
     def network(self) -> Network:
         """The network."""
-        return network(self.config)
+        return network_of(self.config)
 
 
 class Way(NamedTuple):

@@ -171,7 +171,8 @@ class Stepping(Compiled):
 
     def outcome(self, first: Mapping[str, np.ndarray]) -> Arrays:
         """What one step changes, and the losses of some."""
-        sums, changed = [0.0], {}
+        sums: list[float] = [0.0]
+        changed: Arrays = {}
         for _ in range(CHECKED_STEPS):
             self.step()
             state = self.arguments[0]

@@ -90,10 +90,10 @@ def test_figure4_has_both_halves(checkout: Checkout, pictures: dict[str, Any]) -
         with Image.open(out / name) as drawn, Image.open(RESULTS / "figure4" / name) as published:
             assert drawn.width == published.width and drawn.height > 0.8 * published.height
     assert pictures["split"] == "test" and len(pictures["chosen"]) == ANSWERS
-    names = [one["name"] for one in pictures["chosen"]]
+    names = [one["class_name"] for one in pictures["chosen"]]
     assert sorted(names) == ["a", "a", "b", "b", "c", "c", "d", "d"]
     for one in pictures["chosen"]:  # six images of each class, in order
-        assert "abcd"[one["index"] // 6] == one["name"]
+        assert "abcd"[one["number"] // 6] == one["class_name"]
 
 
 def test_figure4_says_how_it_was_made(checkout: Checkout, pictures: dict[str, Any]) -> None:
@@ -104,7 +104,9 @@ def test_figure4_says_how_it_was_made(checkout: Checkout, pictures: dict[str, An
     training, asking, looking = pictures["commands"]
     start = "python -m alexnet_jax."
     assert training == f"{start}main --workdir=W --config={config} --config.epochs=1"
-    files = " ".join(f"images/{one['name']}/{one['index']}.png" for one in pictures["chosen"])
+    files = " ".join(
+        f"images/{one['class_name']}/{one['number']}.png" for one in pictures["chosen"]
+    )
     assert asking == f"{start}predict --workdir=W --figure=answers.jpg {files}"
     flags = "--split=test --queries=5 --neighbours=neighbours.jpg"
     assert looking == f"{start}features --workdir=W {flags}"
@@ -181,9 +183,11 @@ def test_images_are_of_as_many_classes_as_there_are_places() -> None:
     cache = some_cache([number // 3 for number in range(60)], 20)
     chosen = list(choose(cache, "train"))
     assert chosen == list(choose(cache, "train"))
-    assert len({one.name for one in chosen}) == len(chosen) == 8
-    assert all(one.name == f"class {one.index // 3}" and one.index % 3 == 0 for one in chosen)
-    assert {one.index for one in chosen} != set(range(0, 24, 3))
+    assert len({one.class_name for one in chosen}) == len(chosen) == 8
+    assert all(
+        one.class_name == f"class {one.number // 3}" and one.number % 3 == 0 for one in chosen
+    )
+    assert {one.number for one in chosen} != set(range(0, 24, 3))
     few = list(choose(some_cache([0, 1, 1], 2), "train"))
     assert sorted(few) == [("class 0", 0), ("class 1", 1), ("class 1", 2)]
 
