@@ -31,7 +31,7 @@ from alexnet_jax.evaluation import scores
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
 from alexnet_jax.exchange import exporting
 from alexnet_jax.model import Conv, Dense, Network, make_mesh
-from experiments import benchmark_export
+from experiments.export.measure import errors
 
 SIZE, CROP = trained_fixtures.SIZE, 96
 PICTURES = trained_fixtures.pictures(3)
@@ -355,7 +355,7 @@ def test_the_benchmark_counts_errors_as_evaluation_does() -> None:
     logits = rng.integers(0, 6, (200, 12)).astype(np.float32)
     labels = fixtures.random_labels(200, 12)
     expected = scores.sums(jax.nn.softmax(jnp.asarray(logits)), labels, np.ones(200))
-    found = benchmark_export.errors(logits, labels)
+    found = errors(logits, labels)
     assert found["top1_error"] == pytest.approx(float(expected["top1"]) / 200)
     assert found["top5_error"] == pytest.approx(float(expected["top5"]) / 200)
     assert found["loss"] == pytest.approx(float(expected["loss"]) / 200, rel=1e-5)

@@ -109,12 +109,12 @@ def draw(split: str, index: int) -> tuple[np.ndarray, int]:
     everywhere = np.array([[0, 0], [width, height]], float)
     # Longer pictures get more leaves, so that they are covered as well.
     count = round(LEAVES * height * width / side**2)
-    _draw_leaves(canvas, rng, everywhere, count, LEAF_RADIUS, scale)
+    draw_leaves(canvas, rng, everywhere, count, LEAF_RADIUS, scale)
     box = _object_box(rng, height, width, side)
     _draw_object(canvas, rng, box, family, pattern, scale)
     front = int(rng.integers(FRONT_LEAVES[0], FRONT_LEAVES[1] + 1))
-    _draw_leaves(canvas, rng, box, front, FRONT_RADIUS, scale)
-    return _light(canvas, rng, scale), label
+    draw_leaves(canvas, rng, box, front, FRONT_RADIUS, scale)
+    return light(canvas, rng, scale), label
 
 
 def encode(split: str, index: int) -> bytes:
@@ -126,7 +126,7 @@ def encode(split: str, index: int) -> bytes:
     return data.tobytes()
 
 
-def _draw_leaves(
+def draw_leaves(
     canvas: np.ndarray,
     rng: np.random.Generator,
     box: np.ndarray,
@@ -265,7 +265,7 @@ def _slope(rng: np.random.Generator, height: int, width: int, most: float) -> np
     return 1 + x + y[:, None]
 
 
-def _light(canvas: np.ndarray, rng: np.random.Generator, scale: float) -> np.ndarray:
+def light(canvas: np.ndarray, rng: np.random.Generator, scale: float) -> np.ndarray:
     """The lit picture, RGB uint8: roughness, a ramp of light and a colour cast, multiplied in."""
     height, width = canvas.shape[:2]
     noise = rng.standard_normal((height, width), np.float32)

@@ -9,13 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from alexnet_jax.step import State, dropout_key, initial_state, make_train_step
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from alexnet_jax import optim
-from alexnet_jax.model import AlexNet, Network, cpu, make_mesh, towers
-from experiments import contenders, plain
-from experiments.contenders import Arrays, Contender, Failed, Task, Way
+from alexnet_jax.model import AlexNet, Network, make_mesh
+from alexnet_jax.model.mesh import IMAGES, shardings
+from alexnet_jax.model.platforms import platform_of
+from alexnet_jax.training.step import State, dropout_key, initial_state, make_train_step
+from alexnet_jax.training.update_rule import Plateau, update_rule
+from experiments.step import given, plain
+from experiments.step.contender import Arrays, Contender, Failed, Task, Way
+from experiments.step.outcomes import CHECKED_STEPS, changes
+from experiments.step.work import flops
 
 Tree = Any
 
@@ -61,7 +65,11 @@ def ways(task: Task) -> list[Way]:
 
 
 def make(key: str, task: Task) -> Contender:
-    """See `ways`."""
+    """Gets one of the `ways` ready.
+
+    Raises:
+        Failed: there are not enough devices for its mesh.
+    """
     if key == "jax_matmul":
         side = SIDE[task.platform]
         dtype = jnp.bfloat16 if task.platform == "gpu" else task.dtype
@@ -116,17 +124,17 @@ class Compiled(Contender):
         self.out: Any = None
 
     def step(self) -> None:
-        """Blocks on a CPU, as `towers.settle` does in the program."""
+        """Blocks on a CPU, as `platform.settle` does in the program."""
         self.out = self.compiled(*self.arguments)
         if jax.default_backend() == "cpu":
             self.wait()
 
     def wait(self) -> None:
-        """See `Contender`."""
+        """Waits for the last step."""
         jax.block_until_ready(self.out)
 
-    def outcome(self, given: Mapping[str, np.ndarray]) -> Arrays:
-        """See `Contender`."""
+    def outcome(self, first: Mapping[str, np.ndarray]) -> Arrays:
+        """Steps once."""
         self.step()
         return {
             name: np.asarray(array, np.float32) for name, array in self.result(self.out).items()
@@ -152,25 +160,26 @@ class Stepping(Compiled):
             function,
             (state, batch),
             batch=task.batch,
-            flops=contenders.flops(task.network, task.kind),
+            flops=flops(task.network, task.kind),
         )
-        self.before = contenders.parameters(task.network)
+        self.before = given.parameters(task.network)
 
     def step(self) -> None:
-        """See `Contender`."""
+        """Takes a step from the state that the last one left."""
         super().step()
         self.arguments = (self.out, *self.arguments[1:])
 
-    def outcome(self, given: Mapping[str, np.ndarray]) -> Arrays:
+    def outcome(self, first: Mapping[str, np.ndarray]) -> Arrays:
         """What one step changes, and the losses of some."""
-        sums, changed = [0.0], {}
-        for _ in range(contenders.CHECKED_STEPS):
+        sums: list[float] = [0.0]
+        changed: Arrays = {}
+        for _ in range(CHECKED_STEPS):
             self.step()
             state = self.arguments[0]
             sums.append(float(state.running["loss"]))
             if not changed:
                 after = jax.tree.map(np.asarray, state.params)
-                changed = contenders.changes(self.before, after)
+                changed = changes(self.before, after)
         return {"losses": np.diff(sums) / self.batch} | changed
 
 
@@ -181,21 +190,19 @@ class Training(Stepping):
         self.task, self.mesh = task, mesh
         network, config = task.network, task.config
         self.model = model_of(task, mesh)
-        optimizer = optim.update_rule(config.optim, STEPS)
-        mean = contenders.mean_image(network) if mean_image is None else mean_image
+        optimizer = update_rule(config.optim, STEPS)
+        mean = given.mean_image(network) if mean_image is None else mean_image
         state = initial_state(self.model, optimizer, config.seed)
-        params = contenders.parameters(network)
-        state = state.replace(params=jax.device_put(params, towers.shardings(params, mesh)))
-        batch = jax.device_put(
-            contenders.batch(network, task.batch), NamedSharding(mesh, towers.IMAGES)
-        )
+        params = given.parameters(network)
+        state = state.replace(params=jax.device_put(params, shardings(params, mesh)))
+        batch = jax.device_put(given.batch(network, task.batch), NamedSharding(mesh, IMAGES))
         step = make_train_step(self.model, optimizer, mean, config, STEPS)
         super().__init__(task, step, state, batch)
 
-    def outcome(self, given: Mapping[str, np.ndarray]) -> Arrays:
+    def outcome(self, first: Mapping[str, np.ndarray]) -> Arrays:
         """Also the masks that the step draws, for those who cannot draw the same."""
-        outcome = super().outcome(given)
-        for step in range(contenders.CHECKED_STEPS):
+        outcome = super().outcome(first)
+        for step in range(CHECKED_STEPS):
             masks = self.model.dropout_masks(dropout_key(self.task.config.seed, step), self.batch)
             outcome |= {f"mask/{step}/{name}": np.asarray(mask) for name, mask in masks.items()}
         return outcome
@@ -205,9 +212,8 @@ class Stream(Training):
     """Training on the images of a prepared cache, which come as in a run."""
 
     def __init__(self, task: Task) -> None:
-        from alexnet_jax.train import input_stream
-
-        from alexnet_jax.data.cache import open_cache  # the input pipeline is needed here only
+        from alexnet_jax.data.cache.store import open_cache
+        from alexnet_jax.training.loop import input_stream
 
         cache = open_cache(task.cache)
         config = task.config.copy_and_resolve_references()
@@ -226,15 +232,15 @@ def plain_training(task: Task) -> Contender:
     """A step around `plain.logits`; the masks are those of the program."""
     network = task.network
     rule = plain.update_rule(task.config.optim)
-    mean = jnp.asarray(contenders.mean_image(network))
+    mean = jnp.asarray(given.mean_image(network))
     model = AlexNet(network, make_mesh(1, 1))
-    params = jax.tree.map(jnp.asarray, contenders.parameters(network))
+    params = jax.tree.map(jnp.asarray, given.parameters(network))
     state = State(
         step=jnp.int32(0),
         params=params,
         batch_stats={},
         opt_state=rule.init(params),
-        plateau=optim.Plateau.start(),
+        plateau=Plateau.start(),
         running={"loss": jnp.float32(0)},
         bad_step=jnp.int32(-1),
     )
@@ -257,7 +263,7 @@ def plain_training(task: Task) -> Contender:
             running={"loss": state.running["loss"] + len(images) * value},
         )
 
-    batch = jax.tree.map(jnp.asarray, contenders.batch(network, task.batch))
+    batch = jax.tree.map(jnp.asarray, given.batch(network, task.batch))
     return Stepping(task, jax.jit(step, donate_argnums=0), state, batch)
 
 
@@ -269,7 +275,7 @@ def inference(task: Task) -> Contender:
     def logits(params: Tree, images: jax.Array) -> Any:
         return model.apply({"params": params}, images)
 
-    options = cpu.compiler_options(mesh)
+    options = platform_of(mesh).compiler_options()
     return _inference(task, logits, NamedSharding(mesh, PartitionSpec()), options)
 
 
@@ -286,11 +292,11 @@ def _inference(
     task: Task, logits: Callable[..., Any], place: Any, options: dict[str, str]
 ) -> Contender:
     network: Network = task.network
-    arguments = (contenders.parameters(network), contenders.pixels(network, task.batch))
+    arguments = (given.parameters(network), given.pixels(network, task.batch))
     return Compiled(
         jax.jit(logits, compiler_options=options),
         jax.device_put(arguments, place),
         batch=task.batch,
-        flops=contenders.flops(network, task.kind),
+        flops=flops(network, task.kind),
         result=lambda out: {"logits": out},
     )

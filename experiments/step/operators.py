@@ -12,12 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from alexnet_jax import optim
-from alexnet_jax.model import Network, cpu, layers, make_mesh
-from experiments import contenders, plain, ways_jax
-from experiments.contenders import Arrays, Contender, Task, Way
-from experiments.plain import Padding
-from experiments.ways_jax import Compiled
+from alexnet_jax.model import Network, make_mesh
+from alexnet_jax.model import operators as network_operators
+from alexnet_jax.model.cpu import convolution as cpu_convolution
+from alexnet_jax.model.cpu.normalization import local_response_norm as cpu_norm
+from alexnet_jax.model.cpu.portions import in_portions, portion
+from alexnet_jax.model.platforms import platform_of
+from alexnet_jax.training.update_rule import update_rule
+from experiments.step import given, plain, ways_jax
+from experiments.step.contender import Arrays, Contender, Task, Way
+from experiments.step.plain import Padding
+from experiments.step.ways_jax import Compiled
+from experiments.step.work import conv_flops, convolutions, denses
 
 Tree = Any
 
@@ -50,7 +56,7 @@ class Operator(NamedTuple):
 
 def operators(network: Network) -> Iterator[Operator]:
     """All but the update, in the order of the network."""
-    for conv in contenders.convolutions(network):
+    for conv in convolutions(network):
         layer = conv.layer
         side, channels = conv.maps
         geometry = {"stride": layer.stride, "padding": layer.padding, "groups": conv.groups}
@@ -60,7 +66,7 @@ def operators(network: Network) -> Iterator[Operator]:
             partial(plain.convolution, **geometry),
             ((side, side, channels), conv.kernel),
             weights=1,
-            flops=contenders.conv_flops(conv),
+            flops=conv_flops(conv),
             inputs=conv.name != "conv1",
         )
         for stage, side in conv.stages:
@@ -87,11 +93,11 @@ def operators(network: Network) -> Iterator[Operator]:
                 }
                 yield Operator(
                     f"{conv.name} pooling",
-                    partial(layers.max_pool, **squares),
+                    partial(network_operators.max_pool, **squares),
                     partial(plain.max_pool, **squares),
                     shapes,
                 )
-    for name, (inputs, units) in contenders.denses(network).items():
+    for name, (inputs, units) in denses(network).items():
         shapes = ((inputs,), (inputs, units), (units,))
         products = 2.0 * inputs * units
         yield Operator(name, plain.dense, plain.dense, shapes, weights=2, flops=products)
@@ -101,33 +107,34 @@ def convolution(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, groups: int
 ) -> jax.Array:
     """As a layer of the network takes its share of the images, with no bias and no activation."""
+    plainly = partial(network_operators.convolution, stride=stride, padding=padding, groups=groups)
+    few = at_once(jax.eval_shape(plainly, x, kernel))
+    if few >= len(x):
+        return plainly(x, kernel)
     bias = jnp.zeros(kernel.shape[-1], x.dtype)
-    responses = jax.eval_shape(
-        partial(plain.convolution, stride=stride, padding=padding, groups=groups), x, kernel
-    )
-    few, platform = on_this_machine(responses)
-    form = layers.Form(kernel.shape[0], stride, padding, groups, "linear")
-    kernels = platform.kernels(kernel, form)
+    form = cpu_convolution.Form(kernel.shape[0], stride, padding, groups, "linear")
+    kernels = cpu_convolution.kernels(kernel, form)
 
     def respond(x: jax.Array) -> jax.Array:
-        return platform.respond(x, kernels, bias, form)
+        return cpu_convolution.respond(x, kernels, bias, form)
 
     found: jax.Array
-    found = platform.in_portions(respond, x, few if platform.may_loop(kernels) else len(x))
+    found = in_portions(respond, x, few if cpu_convolution.may_loop(kernels) else len(x))
     return found
 
 
 def local_response_norm(x: jax.Array, **constants: Any) -> jax.Array:
     """As the network has it on this machine."""
-    return layers.local_response_norm(x, **constants, apart=on_this_machine(x)[1].apart)
+    form = cpu_norm if at_once(x) < len(x) else network_operators.local_response_norm
+    return form(x, **constants)
 
 
-def on_this_machine(maps: Any) -> tuple[int, layers.Operators]:
-    """The choice that `AlexNet` and `Tower` make: how many images at a time, and by what."""
+def at_once(maps: Any) -> int:
+    """How many images the network takes at a time on this machine, as `cpu.tower` chooses."""
     images = maps.shape[0]
-    best = cpu.OPERATORS if jax.default_backend() == "cpu" else layers.OPERATORS
-    few = best.portion(images, maps.size * maps.dtype.itemsize // images)
-    return few, best if few < images else layers.OPERATORS
+    if jax.default_backend() != "cpu":
+        return int(images)
+    return portion(images, maps.size * maps.dtype.itemsize // images)
 
 
 def ways(task: Task) -> list[Way]:
@@ -149,7 +156,7 @@ def ways(task: Task) -> list[Way]:
 
 
 def make(key: str, task: Task) -> Contender:
-    """See `ways`."""
+    """Gets one of the `ways` ready."""
     if key.startswith("jax_"):
         return ways_jax.make(key, task)
     words, _, version = key.rpartition("_")
@@ -167,7 +174,7 @@ def make(key: str, task: Task) -> Contender:
 
     options = {}
     if version == "fast":
-        options = cpu.compiler_options(make_mesh(1, 1), training=True)
+        options = platform_of(make_mesh(1, 1)).compiler_options(training=True)
     if direction == "forward":
         out = jax.eval_shape(function, *arguments)
         return Compiled(
@@ -193,7 +200,7 @@ def make(key: str, task: Task) -> Contender:
 
 def arguments_of(operator: Operator, task: Task) -> tuple[jax.Array, ...]:
     """Random maps on the scale of the network's, and random weights."""
-    keys = jax.random.split(jax.random.key(contenders.SEED), len(operator.shapes))
+    keys = jax.random.split(jax.random.key(given.SEED), len(operator.shapes))
     arguments = []
     for number, (key, shape) in enumerate(zip(keys, operator.shapes, strict=True)):
         weight = number >= len(operator.shapes) - operator.weights
@@ -207,11 +214,11 @@ class Update(Compiled):
 
     def __init__(self, task: Task, version: str) -> None:
         rules = {
-            "fast": partial(optim.update_rule, steps=ways_jax.STEPS),
+            "fast": partial(update_rule, steps=ways_jax.STEPS),
             "plain": plain.update_rule,
         }
         rule = optax.with_extra_args_support(rules[version](task.config.optim))
-        params = jax.tree.map(jnp.asarray, contenders.parameters(task.network))
+        params = jax.tree.map(jnp.asarray, given.parameters(task.network))
         gradients = jax.tree.map(jnp.array, params)  # any numbers will do
         size = sum(array.nbytes for array in jax.tree.leaves(params))
 

@@ -91,6 +91,27 @@ def in_turns(
             yield number, variant, variant.run(amounts[variant.key])
 
 
+def readings(
+    variants: Iterable[Variant], rounds: int, seconds: float, tell: Callable[[str], None]
+) -> dict[str, list[Reading]]:
+    """The readings of `in_turns`, by the keys of the variants.
+
+    Args:
+        variants: to be timed.
+        rounds: how often.
+        seconds: about how long each runs in a round.
+        tell: is given a line about every reading.
+    """
+    variants = list(variants)
+    found: dict[str, list[Reading]] = {variant.key: [] for variant in variants}
+    tell("warming up")
+    for number, variant, reading in in_turns(variants, rounds, seconds):
+        found[variant.key].append(reading)
+        rate = reading.images / reading.wall_seconds
+        tell(f"round {number + 1}/{rounds}  {rate:11,.1f} images/s  {variant.key}")
+    return found
+
+
 def amount(variant: Variant, seconds: float) -> int:
     """How many images the variant makes in so many seconds, at least one step of them."""
     variant.run(variant.step)
@@ -116,31 +137,3 @@ def summary(readings: Iterable[Reading]) -> dict[str, Any]:
 def spread(values: list[float]) -> dict[str, float]:
     """Median, least and most."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table: rows under the headings of their groups, numbers to the right.
-
-    Args:
-        rows: of each variant its group, its name and its `summary`.
-    """
-    cells: list[tuple[str, ...]] = [
-        ("", "images/s", "from - to", "images per CPU second", "from - to")
-    ]
-    group = None
-    for row in rows:
-        if row["group"] != group:
-            group = row["group"]
-            cells.append((f"**{group}**", "", "", "", ""))
-        numbers = []
-        for name in ("images_per_second", "images_per_cpu_second"):
-            spread = row[name]
-            numbers += [f"{spread['median']:,.0f}", f"{spread['min']:,.0f} - {spread['max']:,.0f}"]
-        cells.append((row["name"], *numbers))
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    cells.insert(1, ("-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])))
-    lines = []
-    for first, *others in cells:
-        padded = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("| " + " | ".join([first.ljust(widths[0]), *padded]) + " |")
-    return "\n".join(lines)

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from alexnet_jax.model import Network
-from experiments import contenders
-from experiments.contenders import Arrays, Contender, Params, Task, Way
+from experiments.step import given
+from experiments.step.contender import Arrays, Contender, Task, Way
+from experiments.step.outcomes import CHECKED_STEPS, changes, masks_of
+from experiments.step.torch_network import AlexNet
+from experiments.step.work import flops
 
 FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 LRNS = ("window", "band")
@@ -54,7 +55,7 @@ def ways(task: Task) -> list[Way]:
 
 
 def make(key: str, task: Task) -> Contender:
-    """See `ways`."""
+    """Gets one of the `ways` ready."""
     device = _device(task)
     if key == "torch_matmul":
         side = SIDE[task.platform]
@@ -76,144 +77,6 @@ def _device(task: Task) -> str:
     return "cuda" if task.platform == "gpu" else "cpu"
 
 
-# --- the network ----------------------------------------------------------------------------------
-
-
-class WindowLrn(nn.Module):
-    """Section 3.3 by PyTorch's own operator, each tower by itself."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.towers = network.towers
-        # PyTorch divides alpha by the window's size.
-        self.size, self.alpha = network.lrn_size, network.lrn_alpha * network.lrn_size
-        self.beta, self.k = network.lrn_beta, network.lrn_k
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to the same."""
-        n, c, h, w = x.shape
-        per_tower = x.reshape(n * self.towers, c // self.towers, h, w)
-        return F.local_response_norm(per_tower, self.size, self.alpha, self.beta, self.k).reshape(
-            n, c, h, w
-        )
-
-
-class BandLrn(nn.Module):
-    """The same as a 1x1 convolution with a band for each tower, and square roots."""
-
-    def __init__(self, network: Network, channels: int) -> None:
-        super().__init__()
-        assert network.lrn_beta == 0.75
-        channel = torch.arange(channels)
-        tower = channel // (channels // network.towers)
-        near = (channel[:, None] - channel).abs() <= network.lrn_size // 2
-        band = network.lrn_alpha * (near & (tower[:, None] == tower)).float()
-        self.register_buffer("band", band[:, :, None, None])
-        self.register_buffer("k", torch.full((channels,), network.lrn_k))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to the same."""
-        root = F.conv2d(x * x, self.band, self.k).rsqrt()
-        return x * (root * root.sqrt())
-
-
-class Dropout(nn.Module):
-    """The dropout of 2012: nothing is rescaled in training, all is at test."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """`mask` says which units stay; None is the network at test."""
-        return x * (1 - self.rate) if mask is None else x * mask
-
-
-class AlexNet(nn.Module):
-    """The network with the parameters of this package, in PyTorch's own layouts."""
-
-    def __init__(self, network: Network, params: Params, lrn: str) -> None:
-        super().__init__()
-        if network.activation != "relu" or network.norm not in ("lrn", "none"):
-            raise ValueError("the PyTorch network is that of 2012: relu, lrn, max pooling")
-        maps: list[nn.Module] = []
-        layers: dict[str, nn.Module] = {}
-        for conv in contenders.convolutions(network):
-            before, after = conv.layer.padding
-            if before != after:
-                maps.append(nn.ZeroPad2d((before, after, before, after)))
-            symmetric = before if before == after else 0
-            layer = nn.utils.skip_init(
-                nn.Conv2d,
-                conv.maps[1],
-                conv.layer.width,
-                conv.layer.kernel,
-                stride=conv.layer.stride,
-                padding=symmetric,
-                groups=conv.groups,
-            )
-            layers[conv.name] = layer
-            maps.append(layer)
-            for stage, _ in conv.stages:
-                if stage == "activation":
-                    maps.append(nn.ReLU(inplace=True))
-                elif stage == "pool":
-                    assert conv.layer.pool_padding == (0, 0)
-                    maps.append(nn.MaxPool2d(network.pool_window, network.pool_stride))
-                elif stage == "norm" and network.norm == "lrn":
-                    channels = conv.layer.width
-                    maps.append(BandLrn(network, channels) if lrn == "band" else WindowLrn(network))
-                elif stage != "norm":
-                    raise ValueError(f"the PyTorch network knows no {stage}")
-        self.maps = nn.Sequential(*maps)
-        self.hidden = nn.ModuleDict()
-        for name, (inputs, units) in contenders.denses(network).items():
-            layers[name] = self.hidden[name] = nn.utils.skip_init(nn.Linear, inputs, units)
-        self.after = {name: dense.after.split() for name, dense in network.hidden().items()}
-        self.dropout = Dropout(network.dropout)
-        self.layers, self.side = layers, network.final_maps()
-        self.first_dense = next(iter(self.hidden))
-        self.load(params)
-
-    def forward(self, x: torch.Tensor, masks: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Logits of (N, 3, S, S); no masks is the network at test."""
-        x = self.maps(x).flatten(1)
-        for name, layer in self.hidden.items():
-            x = layer(x)
-            for stage in self.after.get(name, ()):
-                x = F.relu(x) if stage == "activation" else self.dropout(x, masks.get(name))
-        return x
-
-    @torch.no_grad()
-    def load(self, params: Params) -> None:
-        """Takes parameters: kernels HWIO, units IO, the first of these over maps in HWC order."""
-        for name, layer in self.layers.items():
-            kernel = params[name]["kernel"]
-            if kernel.ndim == 4:
-                kernel = kernel.transpose(3, 2, 0, 1)
-            else:
-                if name == self.first_dense:
-                    kernel = contenders.rows_in_chw(kernel, self.side)
-                kernel = kernel.T
-            layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)))
-            layer.bias.copy_(torch.from_numpy(params[name]["bias"]))
-
-    def save(self) -> Params:
-        """The parameters as they came."""
-        params: Params = {}
-        for name, layer in self.layers.items():
-            kernel = layer.weight.detach().float().cpu().numpy()
-            if kernel.ndim == 4:
-                kernel = kernel.transpose(2, 3, 1, 0)
-            else:
-                kernel = kernel.T
-                if name == self.first_dense:
-                    kernel = contenders.rows_in_hwc(kernel, self.side)
-            bias = layer.bias.detach().float().cpu().numpy()
-            params[name] = {"kernel": kernel, "bias": bias.copy()}
-        return params
-
-
 # --- what is timed --------------------------------------------------------------------------------
 
 
@@ -227,15 +90,15 @@ class Calling(Contender):
         self.batch, self.flops, self.bytes = batch, flops, bytes
 
     def step(self) -> None:
-        """See `Contender`."""
+        """Calls the function."""
         self.function()
 
     def wait(self) -> None:
-        """See `Contender`."""
+        """Waits for the GPU; on a CPU the function has returned when all is done."""
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
 
-    def outcome(self, given: Mapping[str, np.ndarray]) -> Arrays:
+    def outcome(self, first: Mapping[str, np.ndarray]) -> Arrays:
         """There is none."""
         return {}
 
@@ -259,15 +122,15 @@ class Training(Calling):
 
     def __init__(self, task: Task, layout: Any, lrn: str, *, compiled: bool) -> None:
         network, rule = task.network, task.config.optim
-        super().__init__(self.update, batch=task.batch, flops=contenders.flops(network, task.kind))
+        super().__init__(self.update, batch=task.batch, flops=flops(network, task.kind))
         self.device, self.network, self.compiled = _device(task), network, compiled
-        self.before = contenders.parameters(network)
+        self.before = given.parameters(network)
         self.model = AlexNet(network, self.before, lrn)
         self.model = self.model.to(self.device, memory_format=layout)
-        batch = contenders.batch(network, task.batch)
+        batch = given.batch(network, task.batch)
         self.images = _to_nchw(batch["image"]).to(self.device, memory_format=layout)
         self.labels = torch.from_numpy(batch["label"]).long().to(self.device)
-        mean = _to_nchw(contenders.mean_image(network)[None]).to(self.device)
+        mean = _to_nchw(given.mean_image(network)[None]).to(self.device)
         self.masks = {
             name: torch.empty(task.batch, dense.width, dtype=torch.bool, device=self.device)
             for name, dense in network.hidden().items()
@@ -308,16 +171,16 @@ class Training(Calling):
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
-    def outcome(self, given: Mapping[str, np.ndarray]) -> Arrays:
+    def outcome(self, first: Mapping[str, np.ndarray]) -> Arrays:
         """What one step changes, and the losses of some."""
         losses: list[float] = []
         seconds: list[float] = []
         changed: Arrays = {}
-        for step in range(contenders.CHECKED_STEPS):
-            masks = contenders.masks_of(given, step)
+        for step in range(CHECKED_STEPS):
+            masks = masks_of(first, step)
             tensors = {name: torch.tensor(mask, device=self.device) for name, mask in masks.items()}
             seconds.append(self.timed(lambda m=tensors: losses.append(self.update(m).item())))
-            changed = changed or contenders.changes(self.before, self.model.save())
+            changed = changed or changes(self.before, self.model.save())
         if self.compiled:
             self.compile_seconds = seconds[0] - seconds[1]
         if self.device == "cuda":
@@ -330,11 +193,11 @@ class Inference(Calling):
 
     def __init__(self, task: Task, layout: Any, lrn: str, *, compiled: bool) -> None:
         network, device = task.network, _device(task)
-        super().__init__(self.forward, batch=task.batch, flops=contenders.flops(network, task.kind))
+        super().__init__(self.forward, batch=task.batch, flops=flops(network, task.kind))
         dtype = getattr(torch, task.dtype)
-        model = AlexNet(network, contenders.parameters(network), lrn).eval()
+        model = AlexNet(network, given.parameters(network), lrn).eval()
         self.model = model.to(device, dtype, memory_format=layout)
-        images = _to_nchw(contenders.pixels(network, task.batch))
+        images = _to_nchw(given.pixels(network, task.batch))
         self.images = images.to(device, dtype, memory_format=layout)
         self.compiled = compiled
         self.logits = _compile(self.model, task, layout) if compiled else self.model
@@ -344,11 +207,11 @@ class Inference(Calling):
         """(N, classes)."""
         return self.logits(self.images, {})
 
-    def outcome(self, given: Mapping[str, np.ndarray]) -> Arrays:
+    def outcome(self, first: Mapping[str, np.ndarray]) -> Arrays:
         """The logits."""
-        first, second = self.timed(self.forward), self.timed(self.forward)
+        seconds = [self.timed(self.forward) for _ in range(2)]
         if self.compiled:
-            self.compile_seconds = first - second
+            self.compile_seconds = seconds[0] - seconds[1]
         logits = self.forward().float().cpu().numpy()
         if torch.cuda.is_initialized():
             torch.cuda.reset_peak_memory_stats()

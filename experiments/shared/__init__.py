@@ -1,0 +1,1 @@
+"""What the experiments share: command line, clock, machine, tables, and runs of the program."""
