@@ -34,9 +34,11 @@ def small_network(**changes: Any) -> Network:
     return Network(**{"classes": 12, "input_size": 96, "fc8_std": 0.05, **layers, **changes})
 
 
-def small_config(*assignments: str, network: Network | None = None) -> ConfigDict:
-    """The base configuration with a small network; `assignments` as after `--config.`"""
-    config = base.get_config()
+def small_config(
+    *assignments: str, network: Network | None = None, preset: str = "reconciled"
+) -> ConfigDict:
+    """A preset with a small network; `assignments` as after `--config.`"""
+    config = base.get_config(preset)
     config.model = ConfigDict(dataclasses.asdict(network or small_network()))
     return config_lib.override(config, assignments)
 
