@@ -185,18 +185,17 @@ class Program:
         self.config, self.mean_image = config, mean_image.astype(np.float64)
         self.model = AlexNet(network_of(config), mesh())
         optimizer = update_rule(config.optim, STEPS)
-        self._start = jax.device_get(initial_state(self.model, optimizer, config.seed))
+        shapes = jax.eval_shape(lambda: initial_state(self.model, optimizer, config.seed))
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, wide(x.dtype)), shapes)
+        self._start = zeros.replace(params=fixtures.random_params(self.model.network))
         with jax.enable_x64(True):
             self._step = make_train_step(self.model, optimizer, self.mean_image, config, STEPS)
 
     def start(self, factor: float = 1.0) -> State:
-        """The state before the first step, in which the plateau rule has lowered the rate."""
-
-        def wide(x: np.ndarray) -> np.ndarray:
-            return np.asarray(x, np.float64 if x.dtype.kind == "f" else x.dtype)
-
-        state = jax.tree.map(wide, self._start)
-        state = state.replace(plateau=state.plateau._replace(factor=np.float64(factor)))
+        """A state with weights and without momentum, in which the plateau rule has lowered the rate
+        by `factor`."""
+        plateau = self._start.plateau._replace(factor=np.float64(factor))
+        state = self._start.replace(plateau=plateau)
         return jax.device_put(state, shardings(state, self.model.mesh))
 
     def step(self, state: State, number: int, batch: dict[str, np.ndarray]) -> State:
@@ -215,6 +214,11 @@ class Program:
         """The units that stay in a step."""
         key = dropout_key(self.config.seed, number)
         return jax.device_get(self.model.dropout_masks(key, BATCH))
+
+
+def wide(dtype: np.dtype) -> np.dtype:
+    """float64 for float32."""
+    return np.dtype(np.float64) if dtype.kind == "f" else dtype
 
 
 @functools.cache
@@ -289,6 +293,14 @@ def test_lighting_on_the_device_reaches_the_network() -> None:
     compare(program(*on_device), some((0, 73, 74), *on_device))
 
 
+@pytest.mark.xfail(strict=True, reason="the step divides until lighting_until, lit or not")
+def test_without_lighting_nothing_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The divisor is "of the image while lighting is on"."""
+    monkeypatch.setitem(READINGS, "source", READINGS["source"]._replace(divisor=1.0))
+    off = ("source", "data.lighting=none")
+    compare(program(*off), some((0, 1), *off))
+
+
 def test_the_plateau_rule_lowers_the_update() -> None:
     """A tenth of the rate is a tenth of the first update."""
     run, batches = program("paper"), some((0, 1, 2), "paper")
@@ -311,9 +323,9 @@ def test_running_averages_of_batch_norm() -> None:
     conv1 = Conv(4, expected.KERNEL, expected.STRIDE, std=0.02, after="activation norm")
     config = configuration("reconciled", norm="batch_norm", conv1=conv1)
     run = Program(config, expected.cache().mean_image)
-    averages = {"mean": np.zeros(4), "variance": np.ones(4)}
     with jax.enable_x64(True):
         state = run.start()
+        averages = jax.device_get(state.batch_stats["conv1"])
         for number, batch in some((0, 1), "reconciled").items():
             images = expected.network_input(batch, run.mean_image, aligned=False, divisor=1)
             _, maps = expected.responses(jax.device_get(state.params), images)
@@ -321,11 +333,10 @@ def test_running_averages_of_batch_norm() -> None:
             now = {"mean": maps.mean(0), "variance": maps.var(0)}
             averages = {name: 0.9 * averages[name] + 0.1 * now[name] for name in averages}
             state = run.step(state, number, batch)
-            found = jax.device_get(state.batch_stats["conv1"])
-            assert fixtures.difference(found, averages) < EXACT
+            assert fixtures.difference(dict(state.batch_stats["conv1"]), averages) < EXACT
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["paper", "source"])
 def test_the_network_of_a_preset(reference: ModuleType, preset: str) -> None:
     """Two steps of all eight layers, in the order and with the constants of the preset."""
     config = get_config(preset)

@@ -1,0 +1,143 @@
+"""`train` and `evaluate_run` put the parts together as the preset says: a run of two steps beside
+`glue_reference`, its scores, and the activations' type."""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import data_fixtures
+import glue_reference as expected
+import jax
+import jax.numpy as jnp
+import network_fixtures as fixtures
+import numpy as np
+import pytest
+import run_fixtures
+from glue_reference import Params, Rates, each
+from ml_collections import ConfigDict
+
+from alexnet_jax.build import build
+from alexnet_jax.data.cache import Cache, ensure_cache
+from alexnet_jax.evaluate import evaluate_run
+from alexnet_jax.optim import update_rule
+from alexnet_jax.scores import Score
+from alexnet_jax.step import dropout_key, initial_state
+from alexnet_jax.train import input_stream, train
+
+CLASSES = ("ant", "bee", "cat", "dog")
+# Of weights, biases and conv1's weights, in the two steps of a run; two drops fall on the second.
+RATES = {
+    "reconciled": [Rates(0.01, 0.02, 0.01), Rates(1e-4, 2e-4, 1e-4)],
+    "paper": [Rates(0.01, 0.01, 0.01)] * 2,
+    "source": [Rates(0.01, 0.02, 0.01), Rates(1e-4, 0.02, 1e-4)],
+}
+
+
+class Run(NamedTuple):
+    """A run of two steps, and what it was told."""
+
+    config: ConfigDict
+    workdir: Path
+    cache: Cache
+    scores: list[Score]
+
+    @property
+    def aligned(self) -> bool:
+        """Whether the mean is subtracted where the crop was."""
+        return self.config.preset == "paper"
+
+    def params(self) -> Params:
+        """Of the last checkpoint, in float64."""
+        arrays = run_fixtures.arrays(self.workdir / "checkpoints/2")
+        found: Params = {}
+        for name, array in arrays.items():
+            if name.startswith("model/params."):
+                _, layer, kind = name.split(".")
+                found.setdefault(layer, {})[kind] = array.astype(np.float64)
+        return found
+
+
+@pytest.fixture(scope="module", params=list(RATES))
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """16 images to train on, and 12 each to validate and to test with."""
+    root = tmp_path_factory.mktemp(request.param)
+    data_fixtures.write_folder(root / "images", {"train": 4, "val": 3, "test": 3}, CLASSES)
+    config = configuration(root, request.param)
+    cache = ensure_cache(config.data.source, config.data.size, config.data.dir)
+    return Run(config, root / "run", cache, train(config, root / "run"))
+
+
+def configuration(root: Path, preset: str = "reconciled", *assignments: str) -> ConfigDict:
+    """One epoch of the images in a folder."""
+    fields = (
+        f"data.source=folder:{root}/images", f"data.dir={root}", f"data.size={expected.SIZE}",
+        "data.test=test", "batch_size=8", "epochs=1", "eval_batch_size=8", "seed=7",
+        "mesh.data=1", "mesh.tower=2",
+    )  # fmt: skip
+    network = expected.network(classes=len(CLASSES))
+    return fixtures.small_config(*fields, *assignments, network=network, preset=preset)
+
+
+def test_two_steps(run: Run) -> None:
+    """From the initial weights to the last checkpoint."""
+    config, mesh, model = run.config, *build(run.config)[1:]
+    stream = iter(input_stream(config, run.cache, model.network, mesh, 2))
+    state = initial_state(model, update_rule(config.optim, 2), config.seed)
+    before = params = each(np.float64, jax.device_get(state.params))
+    velocity = each(np.zeros_like, params)
+    for step, rates in enumerate(RATES[config.preset]):
+        batch = jax.device_get(next(stream))
+        lit = config.preset == "source" and step == 0  # 74% of two steps is one
+        images = expected.network_input(
+            batch, run.cache.mean_image, aligned=run.aligned, divisor=1.1 if lit else 1.0
+        )
+        masks = model.dropout_masks(dropout_key(config.seed, step), 8)
+        _, gradients = expected.loss_and_gradients(params, images, batch["label"], masks)
+        params, velocity = expected.update(params, velocity, gradients, rates)
+    stream.close()
+    found, wanted = (each(np.subtract, after, before) for after in (run.params(), params))
+    assert fixtures.difference(found, wanted) < 1e-3
+
+
+def scores(run: Run, split: str, aligned: bool) -> list[tuple[float, float]]:
+    """Loss and top-1 error of the last checkpoint, in one view and in ten."""
+    images, labels = np.asarray(run.cache.images[split]), run.cache.labels[split]
+    views = expected.ten_views(images, run.cache.mean_image, aligned=aligned)
+    seen = [expected.softmax(expected.logits(run.params(), view)) for view in views]
+    found = []
+    for count in (1, 10):
+        mean = np.mean(seen[:count], axis=0)
+        loss = -np.log(mean[np.arange(len(labels)), labels]).mean()
+        found.append((loss, float(np.mean(mean.argmax(1) != labels))))
+    return found
+
+
+def test_scores(run: Run) -> None:
+    """What `train` returns and validates by, and `evaluate_run` afterwards, subtract the mean as
+    the preset says."""
+    wanted, other = (scores(run, "test", aligned) for aligned in (run.aligned, not run.aligned))
+    assert abs(wanted[1][0] / other[1][0] - 1) > 1e-3, "nothing compared"
+    again = evaluate_run(run.config, run.workdir)
+    for found in (run.scores, again):
+        assert [score.views for score in found] == [1, 10]
+        assert [(score.loss, score.top1_error) for score in found] == [
+            pytest.approx(pair, rel=1e-5) for pair in wanted
+        ]
+    (row,) = (row for row in run_fixtures.rows(run.workdir) if row["split"] == "validation")
+    (loss, error), _ = scores(run, "validation", run.aligned)
+    assert (row["loss"], row["top1_error"]) == pytest.approx((loss, error), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_type_of_the_activations(tmp_path: Path, dtype: str) -> None:
+    """`config.dtype` reaches every layer; parameters and logits are float32 all the same."""
+    data_fixtures.write_folder(tmp_path / "images", {"train": 2, "val": 1, "test": 1}, CLASSES)
+    model = build(configuration(tmp_path, "reconciled", f"dtype={dtype}")).model
+    images = jnp.zeros((2, expected.CROP, expected.CROP, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    look = functools.partial(model.apply, intermediates=True)
+    logits, stages = jax.eval_shape(look, variables, images)
+    types = {name: stage.dtype.name for name, stage in stages.items()}
+    assert types == dict.fromkeys(stages, dtype) | {"fc8": "float32"}
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
