@@ -96,7 +96,7 @@ def test_two_steps(run: Run) -> None:
         params, velocity = expected.update(params, velocity, gradients, rates)
     stream.close()
     found, wanted = (each(np.subtract, after, before) for after in (run.params(), params))
-    assert fixtures.difference(found, wanted) < 1e-3
+    assert fixtures.difference(found, wanted) < 1e-4
 
 
 def scores(run: Run, split: str, aligned: bool) -> list[tuple[float, float]]:
