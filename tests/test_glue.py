@@ -6,6 +6,7 @@ where the program allows it. What the presets mean stands here once more, as num
 """
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
@@ -138,6 +139,19 @@ def test_flips_may_be_switched_off() -> None:
         origins("source", "data.flip=false"), origins("source"), strict=True
     ):
         assert places == [place._replace(mirrored=0) for place in as_drawn]
+
+
+def test_the_seed_and_the_split_are_those_of_the_configuration() -> None:
+    """Another seed cuts other crops; another split has other images."""
+    other_seed = recorded("source", "seed=6", count=1)[0]
+    assert not np.array_equal(other_seed["label"], recorded("source")[0]["label"])
+    black = np.zeros((BATCH, SIZE, SIZE, 3), np.uint8)
+    images = {"train": expected.cache().images["train"], "black": black}
+    labels = {name: np.zeros(len(of_split), np.int32) for name, of_split in images.items()}
+    cache = dataclasses.replace(expected.cache(), images=images, labels=labels)
+    config = configuration("source", "data.train=black", "data.lighting=none")
+    with batches(config, cache) as iterator:
+        assert not np.asarray(next(iterator)["image"]).any()
 
 
 @pytest.mark.parametrize("preset", PRESETS)

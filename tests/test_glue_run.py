@@ -1,4 +1,4 @@
-"""`train` and `evaluate_run` put the parts together as the preset says: a run of two steps beside
+"""`train` and `evaluate_run` put the parts together as the preset says: a run of four steps beside
 `glue_reference`, its scores, and the activations' type."""
 
 import functools
@@ -25,16 +25,25 @@ from alexnet_jax.step import dropout_key, initial_state
 from alexnet_jax.train import input_stream, train
 
 CLASSES = ("ant", "bee", "cat", "dog")
-# Of weights, biases and conv1's weights, in the two steps of a run; two drops fall on the second.
+STEPS = 4  # of a run
+# Of weights, biases and conv1's weights, step by step; the plateau rule comes on top in `paper`.
 RATES = {
-    "reconciled": [Rates(0.01, 0.02, 0.01), Rates(1e-4, 2e-4, 1e-4)],
-    "paper": [Rates(0.01, 0.01, 0.01)] * 2,
-    "source": [Rates(0.01, 0.02, 0.01), Rates(1e-4, 0.02, 1e-4)],
+    "reconciled": [
+        Rates(0.01 / 10**drops, 0.02 / 10**drops, 0.01 / 10**drops) for drops in range(4)
+    ],
+    "paper": [Rates(0.01, 0.01, 0.01)] * STEPS,
+    "source": [
+        Rates(0.01, 0.02, 0.01),
+        Rates(1e-3, 0.02, 1e-3),
+        Rates(1e-4, 0.02, 1e-4),
+        Rates(1e-5, 0.02, 1e-5),
+    ],
 }
+DIVISORS = dict.fromkeys(RATES, [1.0] * STEPS) | {"source": [1.1, 1.1, 1.1, 1.0]}
 
 
 class Run(NamedTuple):
-    """A run of two steps, and what it was told."""
+    """A run of four steps, and what it was told."""
 
     config: ConfigDict
     workdir: Path
@@ -48,7 +57,7 @@ class Run(NamedTuple):
 
     def params(self) -> Params:
         """Of the last checkpoint, in float64."""
-        arrays = run_fixtures.arrays(self.workdir / "checkpoints/2")
+        arrays = run_fixtures.arrays(self.workdir / f"checkpoints/{STEPS}")
         found: Params = {}
         for name, array in arrays.items():
             if name.startswith("model/params."):
@@ -68,42 +77,51 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def configuration(root: Path, preset: str = "reconciled", *assignments: str) -> ConfigDict:
-    """One epoch of the images in a folder."""
+    """Two epochs of the images in a folder, and a validation after every step."""
     fields = (
         f"data.source=folder:{root}/images", f"data.dir={root}", f"data.size={expected.SIZE}",
-        "data.test=test", "batch_size=8", "epochs=1", "eval_batch_size=8", "seed=7",
-        "mesh.data=1", "mesh.tower=2",
+        "data.test=test", "batch_size=8", "epochs=2", "eval_every=0.5", "optim.patience=1",
+        "eval_batch_size=8", "seed=7", "mesh.data=1", "mesh.tower=2",
     )  # fmt: skip
     network = expected.network(classes=len(CLASSES))
     return fixtures.small_config(*fields, *assignments, network=network, preset=preset)
 
 
-def test_two_steps(run: Run) -> None:
-    """From the initial weights to the last checkpoint."""
+def test_four_steps(run: Run) -> None:
+    """From the initial weights to the last checkpoint. In `paper` every validation that is no
+    better than the best divides the rate by 10."""
     config, mesh, model = run.config, *build(run.config)[1:]
-    stream = iter(input_stream(config, run.cache, model.network, mesh, 2))
-    state = initial_state(model, update_rule(config.optim, 2), config.seed)
+    stream = iter(input_stream(config, run.cache, model.network, mesh, STEPS))
+    state = initial_state(model, update_rule(config.optim, STEPS), config.seed)
     before = params = each(np.float64, jax.device_get(state.params))
     velocity = each(np.zeros_like, params)
-    for step, rates in enumerate(RATES[config.preset]):
+    best, factors = np.inf, [1.0]
+    for step, (rates, divisor) in enumerate(
+        zip(RATES[config.preset], DIVISORS[config.preset], strict=True)
+    ):
         batch = jax.device_get(next(stream))
-        lit = config.preset == "source" and step == 0  # 74% of two steps is one
         images = expected.network_input(
-            batch, run.cache.mean_image, aligned=run.aligned, divisor=1.1 if lit else 1.0
+            batch, run.cache.mean_image, aligned=run.aligned, divisor=divisor
         )
         masks = model.dropout_masks(dropout_key(config.seed, step), 8)
         _, gradients = expected.loss_and_gradients(params, images, batch["label"], masks)
-        params, velocity = expected.update(params, velocity, gradients, rates)
+        scaled = Rates(*(factors[-1] * rate for rate in rates))
+        params, velocity = expected.update(params, velocity, gradients, scaled)
+        (_, error), _ = scores(run, params, "validation", run.aligned)
+        stalled = config.preset == "paper" and error >= best
+        factors.append(factors[-1] / 10 if stalled else factors[-1])
+        best = min(best, error)
     stream.close()
+    assert (factors[STEPS - 1] < 1) == (config.preset == "paper")
     found, wanted = (each(np.subtract, after, before) for after in (run.params(), params))
     assert fixtures.difference(found, wanted) < 1e-4
 
 
-def scores(run: Run, split: str, aligned: bool) -> list[tuple[float, float]]:
-    """Loss and top-1 error of the last checkpoint, in one view and in ten."""
+def scores(run: Run, params: Params, split: str, aligned: bool) -> list[tuple[float, float]]:
+    """Loss and top-1 error of a network, in one view and in ten."""
     images, labels = np.asarray(run.cache.images[split]), run.cache.labels[split]
     views = expected.ten_views(images, run.cache.mean_image, aligned=aligned)
-    seen = [expected.softmax(expected.logits(run.params(), view)) for view in views]
+    seen = [expected.softmax(expected.logits(params, view)) for view in views]
     found = []
     for count in (1, 10):
         mean = np.mean(seen[:count], axis=0)
@@ -115,7 +133,8 @@ def scores(run: Run, split: str, aligned: bool) -> list[tuple[float, float]]:
 def test_scores(run: Run) -> None:
     """What `train` returns and validates by, and `evaluate_run` afterwards, subtract the mean as
     the preset says."""
-    wanted, other = (scores(run, "test", aligned) for aligned in (run.aligned, not run.aligned))
+    params = run.params()
+    wanted, other = (scores(run, params, "test", a) for a in (run.aligned, not run.aligned))
     assert abs(wanted[1][0] / other[1][0] - 1) > 1e-3, "nothing compared"
     again = evaluate_run(run.config, run.workdir)
     for found in (run.scores, again):
@@ -123,8 +142,8 @@ def test_scores(run: Run) -> None:
         assert [(score.loss, score.top1_error) for score in found] == [
             pytest.approx(pair, rel=1e-5) for pair in wanted
         ]
-    (row,) = (row for row in run_fixtures.rows(run.workdir) if row["split"] == "validation")
-    (loss, error), _ = scores(run, "validation", run.aligned)
+    *_, row = (row for row in run_fixtures.rows(run.workdir) if row["split"] == "validation")
+    (loss, error), _ = scores(run, params, "validation", run.aligned)
     assert (row["loss"], row["top1_error"]) == pytest.approx((loss, error), rel=1e-5)
 
 
