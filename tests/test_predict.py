@@ -9,16 +9,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import data_fixtures
 import jax
 import network_fixtures as fixtures
 import numpy as np
 import pytest
+import trained_fixtures
 from PIL import Image
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import panels, predict, trained
-from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import files as image_files
 from alexnet_jax.model import AlexNet, make_mesh
 from alexnet_jax.trained import Trained, Viewer
@@ -38,14 +39,13 @@ def network() -> Trained:
 
 
 def write_run(workdir: Path, *assignments: str) -> Path:
-    """The same network as a run's directory."""
+    """The same network as a run's directory: its best checkpoint, by which `--best` answers, and
+    not the last, which knows nothing."""
     config = config_lib.override(network().config, assignments)
     workdir.mkdir()
     config_lib.save(config, workdir / "config.json")
     trained.write_input(workdir, np.asarray(network().viewer.mean_image), CLASSES)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        model = jax.tree.map(jax.numpy.asarray, network().variables)
-        checkpoints.save(7, {"model": model}, {}, None)
+    trained_fixtures.save_best_and_last(workdir, network().variables["params"], 7, 9)
     return workdir
 
 
@@ -249,9 +249,21 @@ def test_the_figure(monkeypatch, capsys, photos: Path, tmp_path: Path) -> None:
     path.write_text("an older picture is replaced")
     assert run(monkeypatch, photos, figure=str(path)) == 1
     assert f"drawn in {path}, the first 16 of 36 images" in capsys.readouterr().err
+    files, _ = image_files.find_images([str(photos)])
+    usable = [p for _, p, _ in predict.predictions(network(), files) if isinstance(p, np.ndarray)]
+    places = [places_of(picture, panels.SIDE, path) for picture in usable[:16]]
+    grid = sorted({place for found in places for place in found})  # row by row
+    assert len(grid) == 16 and all(map(list.__contains__, places, grid))
+    assert np.ptp(np.reshape(grid, (4, 4, 2))[..., 0], axis=1).max() == 0  # four across
+
+
+def places_of(picture: np.ndarray, side: int, path: Path) -> list[tuple[int, int]]:
+    """Where a drawing has a picture, upright and brought to `side` pixels: tops and lefts."""
     with Image.open(path) as image:
-        width, height = image.size
-    assert 650 < width < 750 and 1000 < height < 1200
+        drawn = np.asarray(image.convert("RGB"))
+    wanted = Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC)
+    apart = cv2.matchTemplate(drawn, np.asarray(wanted), cv2.TM_SQDIFF) / (3 * side**2)
+    return [(int(top), int(left)) for top, left in np.argwhere(apart < 4)]  # two grey levels
 
 
 def colour_share(path: Path, colour: str) -> int:
@@ -300,9 +312,11 @@ def program(name: str, *arguments: object, **options: Any) -> subprocess.Complet
 
 
 def test_a_real_process(photos: Path, tmp_path: Path) -> None:
-    """On one core: the same answers as here, the figure, and exit code 1 for the bad files."""
+    """On one core: the same answers as here, by the best checkpoint and not the last, the figure,
+    and exit code 1 for the bad files."""
     workdir, figure = write_run(tmp_path / "run"), tmp_path / "figure.jpg"
-    done = program("predict", f"--workdir={workdir}", photos, "--json", f"--figure={figure}")
+    flags = (f"--workdir={workdir}", "--best", "--json", f"--figure={figure}")
+    done = program("predict", *flags, photos)
     assert done.returncode == 1, done.stderr
     answers = {a["file"]: a for a in map(json.loads, done.stdout.splitlines())}
     assert len(answers) == 39
@@ -316,4 +330,4 @@ def test_a_real_process(photos: Path, tmp_path: Path) -> None:
     assert sum(line.startswith("skipped ") for line in done.stderr.splitlines()) == 3
     assert f"restoring step 7 of {workdir} took" in done.stderr
     with Image.open(figure) as image:
-        assert image.format == "JPEG"
+        assert image.format == "JPEG" and 650 < image.width < 750 and 1000 < image.height < 1200
