@@ -135,9 +135,8 @@ def test_offsets_come_along_where_the_mean_needs_them(preset: str) -> None:
 
 def test_flips_may_be_switched_off() -> None:
     """The same crops, and none is mirrored."""
-    for places, as_drawn in zip(
-        origins("source", "data.flip=false"), origins("source"), strict=True
-    ):
+    upright = origins("source", "data.flip=false")
+    for places, as_drawn in zip(upright, origins("source"), strict=True):
         assert places == [place._replace(mirrored=0) for place in as_drawn]
 
 
@@ -200,16 +199,21 @@ class Program:
         self.model = AlexNet(network_of(config), mesh())
         optimizer = update_rule(config.optim, STEPS)
         shapes = jax.eval_shape(lambda: initial_state(self.model, optimizer, config.seed))
-        zeros = jax.tree.map(lambda x: np.zeros(x.shape, wide(x.dtype)), shapes)
-        self._start = zeros.replace(params=fixtures.random_params(self.model.network))
+        self.initial = jax.tree.map(self._zeros, shapes).replace(
+            params=fixtures.random_params(self.model.network)
+        )
         with jax.enable_x64(True):
             self._step = make_train_step(self.model, optimizer, self.mean_image, config, STEPS)
+
+    @staticmethod
+    def _zeros(x: jax.ShapeDtypeStruct) -> np.ndarray:
+        return np.zeros(x.shape, np.float64 if x.dtype.kind == "f" else x.dtype)
 
     def start(self, factor: float = 1.0) -> State:
         """A state with weights and without momentum, in which the plateau rule has lowered the rate
         by `factor`."""
-        plateau = self._start.plateau._replace(factor=np.float64(factor))
-        state = self._start.replace(plateau=plateau)
+        plateau = self.initial.plateau._replace(factor=np.float64(factor))
+        state = self.initial.replace(plateau=plateau)
         return jax.device_put(state, shardings(state, self.model.mesh))
 
     def step(self, state: State, number: int, batch: dict[str, np.ndarray]) -> State:
@@ -228,11 +232,6 @@ class Program:
         """The units that stay in a step."""
         key = dropout_key(self.config.seed, number)
         return jax.device_get(self.model.dropout_masks(key, BATCH))
-
-
-def wide(dtype: np.dtype) -> np.dtype:
-    """float64 for float32."""
-    return np.dtype(np.float64) if dtype.kind == "f" else dtype
 
 
 @functools.cache
@@ -348,6 +347,35 @@ def test_running_averages_of_batch_norm() -> None:
             averages = {name: 0.9 * averages[name] + 0.1 * now[name] for name in averages}
             state = run.step(state, number, batch)
             assert fixtures.difference(dict(state.batch_stats["conv1"]), averages) < EXACT
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (2, 1)])
+def test_a_step_in_bfloat16(shape: tuple[int, int]) -> None:
+    """On two towers, and on two halves of a batch: every update is that of float64 to two digits,
+    and not to four as in float32; the parameters stay float32."""
+    run, before = program("reconciled"), program("reconciled").initial.params
+    mean_image, optimizer = np.float32(run.mean_image), update_rule(run.config.optim, STEPS)
+
+    def nearest_to_zero(batch: dict[str, np.ndarray]) -> float:  # rounding may open or shut a ReLU
+        return float(np.abs(expected.responses(before, seen(batch))[1]).min())
+
+    def seen(batch: dict[str, np.ndarray]) -> np.ndarray:
+        return expected.network_input(batch, mean_image, aligned=False, divisor=1)
+
+    batch = max(recorded("reconciled"), key=nearest_to_zero)
+    _, gradients = expected.loss_and_gradients(before, seen(batch), batch["label"], run.masks(0))
+    still = each(np.zeros_like, before)
+    _, wanted = expected.update(before, still, gradients, rates("reconciled", 0))
+
+    model = AlexNet(run.model.network, make_mesh(*shape), jax.numpy.bfloat16)
+    step = make_train_step(model, optimizer, mean_image, run.config, STEPS)
+    state = jax.device_get(run.start())  # which is of float32, but under `enable_x64`
+    state = jax.device_put(state, shardings(state, model.mesh))
+    after = step(state, jax.device_put(batch, NamedSharding(model.mesh, IMAGES))).params
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(after)} == {"float32"}
+    moved = each(np.subtract, jax.device_get(after), before)
+    apart = each(lambda a, b: np.linalg.norm(a - b) / np.linalg.norm(b), moved, wanted)
+    assert all(2e-4 < share < 0.02 for pair in apart.values() for share in pair.values()), apart
 
 
 @pytest.mark.parametrize("preset", ["paper", "source"])
