@@ -7,17 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import data_fixtures
 import jax
 import network_fixtures as fixtures
 import numpy as np
+import trained_fixtures
 from PIL import Image
 
 from alexnet_jax import settings
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
 from alexnet_jax.model import make_mesh
 from alexnet_jax.run import inputs
-from alexnet_jax.run.checkpoint import Checkpoints
 
 SIZE, CROP = 104, 96
 CLASSES = tuple("abcdefghijkl")
@@ -34,14 +35,13 @@ def network() -> TrainedNetwork:
 
 
 def write_run(workdir: Path, *assignments: str) -> Path:
-    """The same network as a run's directory."""
+    """The same network as a run's directory: its best checkpoint, by which `--best` answers, and
+    not the last, which knows nothing."""
     config = settings.override(network().config, assignments)
     workdir.mkdir()
     settings.save(config, workdir / "config.json")
     inputs.write_input(workdir, np.asarray(network().viewer.mean_image), CLASSES)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        model = jax.tree.map(jax.numpy.asarray, network().variables)
-        checkpoints.save(7, {"model": model}, {}, None)
+    trained_fixtures.save_best_and_last(workdir, network().variables["params"], 7, 9)
     return workdir
 
 
@@ -63,3 +63,12 @@ def colour_share(path: Path, colour: str) -> int:
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB"))
     return int((pixels == [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).all(-1).sum())
+
+
+def places_of(picture: np.ndarray, side: int, path: Path) -> list[tuple[int, int]]:
+    """Where a drawing has a picture, upright and brought to `side` pixels: tops and lefts."""
+    with Image.open(path) as image:
+        drawn = np.asarray(image.convert("RGB"))
+    wanted = Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC)
+    apart = cv2.matchTemplate(drawn, np.asarray(wanted), cv2.TM_SQDIFF) / (3 * side**2)
+    return [(int(top), int(left)) for top, left in np.argwhere(apart < 4)]  # two grey levels

@@ -34,9 +34,11 @@ def small_network(**changes: Any) -> Network:
     return Network(**{"classes": 12, "input_size": 96, "fc8_std": 0.05, **layers, **changes})
 
 
-def small_config(*assignments: str, network: Network | None = None) -> ConfigDict:
-    """The base configuration with a small network; `assignments` as after `--config.`"""
-    config = base.get_config()
+def small_config(
+    *assignments: str, network: Network | None = None, preset: str = "reconciled"
+) -> ConfigDict:
+    """A preset with a small network; `assignments` as after `--config.`"""
+    config = base.get_config(preset)
     config.model = ConfigDict(dataclasses.asdict(network or small_network()))
     return settings.override(config, assignments)
 
@@ -53,6 +55,8 @@ def random_params(network: Network, seed: int = 0) -> Tree:
     for name, layer in {**network.convolutions(), **network.hidden(), "fc8": fc8}.items():
         kernel = rng.normal(0, layer.std, shapes[name]["kernel"].shape)
         params[name] = {"kernel": kernel, "bias": rng.normal(layer.bias, 0.2, kernel.shape[-1])}
+        for kind in sorted(shapes[name].keys() - params[name].keys()):  # of batch norm
+            params[name][kind] = rng.normal(kind == "scale", 0.2, kernel.shape[-1])
     return params
 
 

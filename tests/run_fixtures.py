@@ -60,7 +60,10 @@ class Tiny:
             self.config.write_text(CONFIG.format(root=root))
 
     def start(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
-        """A process that runs the program with the arguments and is not waited for."""
+        """A process that runs the program with the arguments and is not waited for.
+
+        What it says is for `communicate`, unless the options send it elsewhere.
+        """
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(self.root / "compiled"),
@@ -76,10 +79,8 @@ class Tiny:
                 *map(str, arguments),
             ],
             env=environment | options.pop("env", {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
-            **options,
+            **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options),
         )
 
     def run(self, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -6,6 +6,7 @@ that both sides take one set of arrays. The constants are those of 2012; widths 
 the arrays.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -33,12 +34,12 @@ def numbers(tree: Tensors) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def lrn(x: torch.Tensor, towers: int = 2) -> torch.Tensor:
+def lrn(x: torch.Tensor, towers: int = 2, alpha: float = 0.0001 / 5) -> torch.Tensor:
     """Section 3.3 on (N, C, H, W): k 2, n 5, beta 3/4, and 0.0001 over n (`layer.py:1183`)."""
     normal = []
     for tower in x.chunk(towers, dim=1):
         windows = F.pad(tower.square(), (0, 0, 0, 0, 2, 2)).unfold(1, 5, 1)
-        normal.append(tower / (2 + 0.0001 / 5 * windows.sum(-1)) ** 0.75)
+        normal.append(tower / (2 + alpha * windows.sum(-1)) ** 0.75)
     return torch.cat(normal, dim=1)
 
 
@@ -67,6 +68,7 @@ def forward(
     masks: Mapping[str, np.ndarray] | None = None,
     *,
     released: bool = False,
+    lrn_alpha: float = 0.0001 / 5,
 ) -> torch.Tensor:
     """The logits of (N, S, S, 3) images.
 
@@ -75,12 +77,14 @@ def forward(
         images: in the precision of `params`.
         masks: of dropout, in training; at test everything is halved instead (section 4.2).
         released: the order and the extra norm of `layers-145.cfg`, not those of the paper.
+        lrn_alpha: of each squared response.
     """
+    norm = functools.partial(lrn, alpha=lrn_alpha)
     x = torch.tensor(images).permute(0, 3, 1, 2)
     # Filters reach three pixels over the right and the lower edge (filter_acts.cu:131,146-153).
     x = convolution(F.pad(x, (0, 3, 0, 3)), params["conv1"], stride=4)
-    x = pool(lrn(x)).relu() if released else pool(lrn(x.relu()))
-    x = lrn(convolution(x, params["conv2"], groups=2, padding=2).relu())
+    x = pool(norm(x)).relu() if released else pool(norm(x.relu()))
+    x = norm(convolution(x, params["conv2"], groups=2, padding=2).relu())
     x = pool(within_map_norm(x) if released else x)
     x = convolution(x, params["conv3"], padding=1).relu()
     x = convolution(x, params["conv4"], groups=2, padding=1).relu()
@@ -98,11 +102,10 @@ def loss_and_gradients(
     images: np.ndarray,
     labels: np.ndarray,
     masks: Mapping[str, np.ndarray] | None = None,
-    *,
-    released: bool = False,
+    **reading: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, Tensors]:
-    """Logits, mean loss over the batch, and its gradients."""
-    logits = forward(params, images, masks, released=released)
+    """Logits, mean loss over the batch, and its gradients; `reading` is for `forward`."""
+    logits = forward(params, images, masks, **reading)
     loss = F.cross_entropy(logits, torch.tensor(labels))
     leaves = [(layer, kind) for layer, pair in params.items() for kind in pair]
     slopes = torch.autograd.grad(loss, [params[layer][kind] for layer, kind in leaves])

@@ -12,7 +12,16 @@ import jax
 import network_fixtures as fixtures
 import numpy as np
 import pytest
-from asked_fixtures import CLASSES, CROP, colour_share, network, program, squares, write_run
+from asked_fixtures import (
+    CLASSES,
+    CROP,
+    colour_share,
+    network,
+    places_of,
+    program,
+    squares,
+    write_run,
+)
 
 from alexnet_jax import features as command
 from alexnet_jax.data.cache.store import Cache
@@ -67,7 +76,7 @@ def test_features_are_those_of_the_network_on_a_crop_cut_by_hand() -> None:
 
 
 def test_a_split_in_a_memory_mapped_file(monkeypatch, capsys, root, cache, tmp_path) -> None:
-    """Bit for bit `Trained.features`; beside it the names and labels; nothing else stays."""
+    """Bit for bit `TrainedNetwork.features`; beside it the names and labels; nothing else stays."""
     out = tmp_path / "test.npy"
     given = {"out": str(out), "split": "test", "cache": cache.path, "layer": "conv5/pool"}
     assert run(monkeypatch, **given) == 0
@@ -287,16 +296,31 @@ def test_neighbours_of_another_class_are_named_in_red(tmp_path: Path) -> None:
 
 
 def test_a_real_process(root: Path, cache: Cache, tmp_path: Path) -> None:
-    """The split of the run's own dataset, as its configuration names it, and the picture."""
+    """The split of the run's own dataset, as its configuration names it, by the best checkpoint and
+    not the last; the picture has every query, and beside it the nearest in their order."""
     source = (f"data.source=folder:{root}/images", f"data.dir={root}")
     workdir = write_run(tmp_path / "run", *source)
     out, picture = tmp_path / "f.npy", tmp_path / "n.png"
-    flags = (f"--workdir={workdir}", "--split=test", f"--out={out}", f"--neighbours={picture}")
+    flags = (
+        f"--workdir={workdir}",
+        "--best",
+        "--split=test",
+        f"--out={out}",
+        f"--neighbours={picture}",
+    )
     done = program("features", *flags)
     assert done.returncode == 0, done.stderr
     assert f"{out}: fc7, float32 (36, 32)" in done.stdout and str(picture) in done.stdout
     expected = network().features(cache.images["test"])
     np.testing.assert_allclose(np.load(out), expected, rtol=1e-4, atol=1e-4)
-    assert colour_share(picture, "#ffffff") > 1000
+    nearest_first = np.argsort(by_force(expected, expected[:5]), axis=1)[:, :7]
+    below = 0
+    for query, row in enumerate(nearest_first):
+        assert row[0] == query
+        shown = [places_of(cache.images["test"][i], figure4.SMALL, picture) for i in row]
+        top = min(top for top, _ in shown[0] if top >= below)
+        lefts = [left for found in shown for at, left in found if at == top]
+        assert len(lefts) == 7 and all(np.diff(lefts) >= figure4.SMALL)
+        below = top + figure4.SMALL
     done = program("features", *flags)
     assert done.returncode == 1 and f"error: {out} is there already" in done.stderr

@@ -11,7 +11,17 @@ import jax
 import network_fixtures as fixtures
 import numpy as np
 import pytest
-from asked_fixtures import CLASSES, CROP, SIZE, colour_share, network, program, squares, write_run
+from asked_fixtures import (
+    CLASSES,
+    CROP,
+    SIZE,
+    colour_share,
+    network,
+    places_of,
+    program,
+    squares,
+    write_run,
+)
 from PIL import Image
 
 from alexnet_jax import predict
@@ -221,9 +231,12 @@ def test_the_figure(monkeypatch, capsys, photos: Path, tmp_path: Path) -> None:
     path.write_text("an older picture is replaced")
     assert run(monkeypatch, photos, figure=str(path)) == 1
     assert f"drawn in {path}, the first 16 of 36 images" in capsys.readouterr().err
-    with Image.open(path) as image:
-        width, height = image.size
-    assert 650 < width < 750 and 1000 < height < 1200
+    files, _ = photo_files.find_images([str(photos)])
+    usable = [answer.picture for answer in answers(network(), files) if not answer.problem]
+    places = [places_of(picture, figure4.SIDE, path) for picture in usable[:16]]
+    grid = sorted({place for found in places for place in found})  # row by row
+    assert len(grid) == 16 and all(map(list.__contains__, places, grid))
+    assert np.ptp(np.reshape(grid, (4, 4, 2))[..., 0], axis=1).max() == 0  # four across
 
 
 def test_the_bar_of_the_true_label_is_red(tmp_path: Path) -> None:
@@ -259,9 +272,11 @@ def test_a_command_that_is_wrong(tmp_path: Path, arguments: list[str], words: st
 
 
 def test_a_real_process(photos: Path, tmp_path: Path) -> None:
-    """On one core: the same answers as here, the figure, and exit code 1 for the bad files."""
+    """On one core: the same answers as here, by the best checkpoint and not the last, the figure,
+    and exit code 1 for the bad files."""
     workdir, figure = write_run(tmp_path / "run"), tmp_path / "figure.jpg"
-    done = program("predict", f"--workdir={workdir}", photos, "--json", f"--figure={figure}")
+    flags = (f"--workdir={workdir}", "--best", "--json", f"--figure={figure}")
+    done = program("predict", *flags, photos)
     assert done.returncode == 1, done.stderr
     said = {a["file"]: a for a in map(json.loads, done.stdout.splitlines())}
     assert len(said) == 39
@@ -275,4 +290,4 @@ def test_a_real_process(photos: Path, tmp_path: Path) -> None:
     assert sum(line.startswith("skipped ") for line in done.stderr.splitlines()) == 3
     assert f"restoring step 7 of {workdir} took" in done.stderr
     with Image.open(figure) as image:
-        assert image.format == "JPEG"
+        assert image.format == "JPEG" and 650 < image.width < 750 and 1000 < image.height < 1200

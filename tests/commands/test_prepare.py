@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,12 @@ import pytest
 from data_fixtures import assert_same_files
 from run_fixtures import Tiny, rows
 
+from alexnet_jax import settings
 from alexnet_jax.data.cache import store
+from alexnet_jax.data.cache.building import make_cache
+from alexnet_jax.data.preparing import report
+from alexnet_jax.data.sources import open_source
+from alexnet_jax.run.parts import build
 
 
 def prepare(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
@@ -52,6 +58,31 @@ def test_prepare_verify_and_train(tiny, tmp_path):
     tiny.train(
         tmp_path / "w1", *short, "--config.epochs=1.5", f"--config.data.cache={tmp_path}/moved"
     )
+
+
+@pytest.mark.parametrize(
+    ("counts", "size", "tested"),
+    [
+        ({"train": 2}, 256, "train"),
+        ({"train": 2, "test": 1}, 256, "test"),
+        ({"train": 2, "val": 1}, 256, "validation"),
+        ({"train": 2, "val": 1, "test": 1}, 230, "validation"),
+    ],
+)
+def test_the_printed_command_fits_what_was_prepared(tmp_path, capsys, counts, size, tested):
+    """Its fields, whatever splits, classes and size there are, make a run that can be built."""
+    fixtures.write_folder(tmp_path / "pets and more", counts, ("cat", "dog", "emu"))
+    source = open_source(f"folder:{tmp_path}/pets and more")
+    report(make_cache(source, size, str(tmp_path / "a cache")))
+    command = shlex.split(capsys.readouterr().out.strip().splitlines()[-1])
+    assert command[:3] == ["python", "-m", "alexnet_jax.main"]
+    fields = [a.removeprefix("--config.") for a in command if a.startswith("--config.")]
+    (name,) = (a.removeprefix("--config=") for a in command if a.startswith("--config="))
+    config = settings.override(settings.load(name), fields)
+    cache, _, model = build(config)
+    assert (cache.path, model.network.classes) == (str(tmp_path / "a cache"), 3)
+    assert config.data.test == tested
+    assert (config.data.validation == "") == ("val" not in counts)
 
 
 def test_sigterm_keeps_what_was_prepared(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from unittest import mock
 
+import cv2
 import data_fixtures as fixtures
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from data_fixtures import Photos, assert_same_files, photos
 
 from alexnet_jax.data import decoding, on_demand, sources
 from alexnet_jax.data.cache import building, estimate, store
+from alexnet_jax.data.cache.journal import Position
 from alexnet_jax.data.cache.statistics import Sums
 from alexnet_jax.data.sources.record import Source
 from alexnet_jax.errors import UserError
@@ -73,6 +76,21 @@ def test_statistics_are_exact_at_imagenets_size():
     np.testing.assert_allclose(np.abs(vectors[:, 2]), [0.5**0.5, 0.5**0.5, 0], atol=1e-14)
 
 
+def test_a_components_sign_is_that_of_its_largest_entry(monkeypatch):
+    """Whichever sign the library gives it, and that is free."""
+    sums = Sums.of(np.random.default_rng(0).integers(0, 256, (20, 9, 9, 3), dtype=np.uint8))
+    values, vectors = sums.principal_components()
+    assert (vectors[np.abs(vectors).argmax(axis=0), range(3)] > 0).all()
+    eigh = np.linalg.eigh
+    for signs in ([1, 1, 1], [-1, 1, -1], [-1, -1, 1]):
+        found = eigh(sums.covariance())
+        given = (found.eigenvalues, found.eigenvectors * signs)
+        monkeypatch.setattr(np.linalg, "eigh", lambda _, given=given: given)
+        again = sums.principal_components()
+        np.testing.assert_array_equal(again[0], values)
+        np.testing.assert_array_equal(again[1], vectors)
+
+
 def test_files_do_not_depend_on_the_number_of_workers(tmp_path):
     for workers in (1, 3):
         building.make_cache(photos(), 16, str(tmp_path / str(workers)), workers=workers)
@@ -91,6 +109,98 @@ def test_holdout(tmp_path, holdout):
     np.testing.assert_array_equal(cache.mean_image, mean.astype(np.float32))
     again = building.make_cache(photos(), 16, str(tmp_path / "again"), holdout=holdout)
     assert again.fingerprint == cache.fingerprint != whole.fingerprint
+
+
+class Watched(Photos):
+    """Notes what is read, and how many threads OpenCV has meanwhile."""
+
+    def __init__(self, count: int):
+        super().__init__(count)
+        self.read: list[int] = []
+        self.threads: set[int] = set()
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        self.threads.add(cv2.getNumThreads())
+        return super().__getitem__(index)
+
+
+def watched(count: int) -> tuple[Watched, Source]:
+    split = Watched(count)
+    return split, Source("watched", ("a", "b", "c"), {"train": split}, "")
+
+
+def test_opencv_has_one_thread_while_the_workers_have_the_cores(tmp_path):
+    """And afterwards as many as before."""
+    split, source = watched(40)
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        estimate.estimate(source, 16)
+        assert (split.threads, cv2.getNumThreads()) == ({1}, 3)
+        split.threads.clear()
+        building.make_cache(source, 16, str(tmp_path / "c"))
+        assert (split.threads, cv2.getNumThreads()) == ({1}, 3)
+    finally:
+        cv2.setNumThreads(before)
+
+
+def test_an_estimate_is_of_images_from_all_over_the_split():
+    """Some dozens, each once, from the first to the last; all where they are few."""
+    split, source = watched(10_000)
+    assert estimate.estimate(source, 16, workers=2).images == 10_000
+    read = np.sort(split.read)
+    assert (read[0], read[-1]) == (0, 9_999)
+    assert np.ptp(np.diff(read)) <= 1 and 32 <= len(read) <= 200
+    split, source = watched(5)
+    estimate.estimate(source, 16)
+    assert sorted(split.read) == [0, 1, 2, 3, 4]
+
+
+def test_only_a_few_images_wait_in_memory(tmp_path, monkeypatch):
+    """While the disk is slow the workers stop, however many images there are."""
+    split, source = watched(2_000)
+    append, waiting = building.GrowingFiles.append, []
+
+    def slow(files, name, content):
+        if not waiting:
+            waiting.append(0)
+            while len(split.read) > waiting[-1]:  # until nothing more is read
+                waiting.append(len(split.read))
+                time.sleep(0.2)
+        return append(files, name, content)
+
+    monkeypatch.setattr(building.GrowingFiles, "append", slow)
+    building.make_cache(source, 16, str(tmp_path / "c"), workers=2)
+    assert 0 < waiting[-1] <= 8 * building.CHUNK
+    assert len(split.read) == 2_000
+
+
+def test_a_record_is_written_after_what_it_records(tmp_path, monkeypatch):
+    """What it says is whole has been forced to the disk, or a power cut could leave it saying more
+    than there is. The last one is not followed by more work: all files are forced then."""
+    forced: dict[int, int] = {}
+    missing: list[list[str]] = []
+    save = Position.save
+
+    def sync(descriptor: int) -> None:
+        file = os.fstat(descriptor)
+        forced[file.st_ino] = file.st_size
+
+    def check(position: Position, directory: pathlib.Path, settings: dict) -> None:
+        sizes = {name: forced.get((directory / name).stat().st_ino, 0) for name in position.lengths}
+        lengths = position.lengths.items()
+        missing.append([name for name, length in lengths if sizes[name] < length])
+        save(position, directory, settings)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "fdatasync", sync)
+    monkeypatch.setattr(Position, "save", check)
+    monkeypatch.setattr(building, "RECORD_SECONDS", 0.0)
+    building.make_cache(photos(), 16, str(tmp_path / "c"))
+    assert len(missing) > 5 and not any(missing[:-1])
+    written = {path.stat().st_ino for path in (tmp_path / "c").iterdir()}
+    assert written <= forced.keys()
 
 
 def test_names_of_any_kind_come_back(tmp_path):

@@ -144,6 +144,18 @@ def test_folder(tmp_path):
     assert read(source.splits["validation"]) == {"val/cat/0.png": 0, "val/dog/0.png": 1}
 
 
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+@pytest.mark.parametrize("listed", [False, True])
+def test_the_names_of_a_validation_split(tmp_path, name, listed):
+    """Of its folder, or of its list."""
+    touch(tmp_path, "train/cat/1.png", "train/dog/2.png", f"{name}/dog/3.png")
+    if listed:
+        (tmp_path / f"{name}.txt").write_text("dog/3.png dog\n")
+    source = sources.open_source(f"folder:{tmp_path}")
+    assert source.splits.keys() == {"train", "validation"}
+    assert read(source.splits["validation"]) == {f"{name}/dog/3.png": 1}
+
+
 def test_folder_takes_images_at_any_depth_in_one_order(tmp_path):
     names = ["B.JPG", "a-1.png", "a/2.jfif", "a/b/3.webp", "a.tiff", "ä.jpe"]
     touch(tmp_path, *(f"train/cat/{name}" for name in names))
@@ -350,6 +362,17 @@ def test_fashion_mnist_from_debian_or_a_way_to_get_it(tmp_path, monkeypatch):
     fixtures.write_mnist(tmp_path / "debian")
     source = sources.open_source("fashion_mnist", str(tmp_path))
     assert source.class_names[9] == "Ankle boot" and len(source.splits["train"]) == 12
+
+
+def test_fashion_mnist_from_debian_where_the_tfds_copy_cannot_be_read(tmp_path, monkeypatch):
+    """The copy of TFDS is there and comes first, but it is of another format, or broken off."""
+    monkeypatch.setattr(sources, "DEBIAN_FASHION_MNIST", str(tmp_path / "debian"))
+    (tmp_path / "fashion_mnist" / "3.0.1.incomplete").mkdir(parents=True)
+    with pytest.raises(UserError, match="apt-get install dataset-fashion-mnist"):
+        sources.open_source("fashion_mnist", str(tmp_path))
+    fixtures.write_mnist(tmp_path / "debian")
+    source = sources.open_source("fashion_mnist", str(tmp_path))
+    assert source.class_names[0] == "T-shirt/top" and len(source.splits["train"]) == 12
 
 
 def test_unknown_specs(tmp_path):

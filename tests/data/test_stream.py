@@ -5,6 +5,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import data_fixtures as fixtures
 import jax
@@ -251,6 +252,31 @@ def test_device_batches_lie_as_the_sharding_says():
     assert all(isinstance(value, jax.Array) for value in batch.values())
     assert batch["image"].sharding == sharding() and batch["label"].sharding == sharding()
     assert stream.process_share(sharding(), BATCH) == (0, 1)
+
+
+def share(*blocks: tuple[int, int], batch: int = 8) -> tuple[int, int]:
+    """`process_share` of a process whose devices hold these rows of a batch, from and to."""
+    held = {device: (slice(*block),) for device, block in enumerate(blocks)}
+    return stream.process_share(
+        SimpleNamespace(addressable_devices_indices_map=lambda shape: held), batch
+    )
+
+
+def test_a_process_has_one_of_equal_blocks_of_rows():
+    assert share((0, 4), (4, 8)) == (0, 1)
+    assert share((4, 6), (6, 8)) == share((4, 8), (4, 8)) == (1, 2)
+    assert share((2, 4)) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [[(0, 2), (4, 6)], [(1, 3)], [(2, 6)], [(0, 3)], [(0, 2), (2, 4), (6, 8)]],
+    ids=["with a gap", "not at a multiple", "over the middle", "not a divisor", "six of eight"],
+)
+def test_rows_that_are_no_even_block_are_refused(blocks):
+    """The stream would cut other rows than the devices hold."""
+    with pytest.raises(UserError, match="no even block of the batch of 8: order the mesh"):
+        share(*blocks)
 
 
 TWO_PROCESSES = """

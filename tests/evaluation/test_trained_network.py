@@ -109,6 +109,18 @@ def test_on_several_devices(workdir: Path, network: TrainedNetwork) -> None:
         assert fixtures.difference(found, network.logits(pictures)) < 1e-5
 
 
+def test_the_last_checkpoint_or_the_best(tmp_path: Path) -> None:
+    """The last by default, which here knows nothing, or the one of the lowest validation error."""
+    params = trained_fixtures.save_network(tmp_path)
+    with pytest.raises(UserError, match="no validation errors to choose by: leave out --best"):
+        alexnet_jax.load(tmp_path, best=True)
+    trained_fixtures.save_best_and_last(tmp_path, params, 5, 8)
+    last, best = (alexnet_jax.load(tmp_path, best=best) for best in (False, True))
+    assert (last.step, best.step) == (8, 5)
+    assert not any(np.asarray(array).any() for array in jax.tree.leaves(last.variables["params"]))
+    jax.tree.map(np.testing.assert_array_equal, dict(best.variables["params"]), params)
+
+
 def test_words() -> None:
     """ImageNet's names become words, all others stay."""
     assert words(["n01440764", "n02123045", "n99999999"]) == ["tench", "tabby cat", "n99999999"]

@@ -26,6 +26,7 @@ from scipy.special import softmax
 
 import alexnet_jax
 from alexnet_jax import settings
+from alexnet_jax.data.dataset import ensure_cache
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import scores
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
@@ -279,6 +280,35 @@ def test_onnx_says_what_it_wants(network: TrainedNetwork, workdir: Path, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["network.onnx"]
 
 
+def test_calibration_images_are_from_all_over_the_training_split(
+    network: TrainedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All where they are few; otherwise as many as are wanted, from the first to the last."""
+    data = network.config.data
+    images = ensure_cache(data.source, data.size, data.dir).images["train"]
+    np.testing.assert_array_equal(
+        exporting.calibration_pixels(network), exporting.central(images, CROP)
+    )
+    monkeypatch.setattr(exporting, "CALIBRATION", 3)
+    some = exporting.central(images[[0, 5, 11]], CROP)
+    np.testing.assert_array_equal(exporting.calibration_pixels(network), some)
+
+
+def test_int8_is_calibrated_with_all_it_is_given(network: TrainedNetwork) -> None:
+    """A loud image at the very end, in another batch, widens the range of what follows."""
+    pixels = exporting.central(trained_fixtures.pictures(40, seed=1), CROP)
+    quiet = np.uint8(0.5 * pixels + 60)
+    loud = np.concatenate([quiet[:-1], np.uint8(255 * (pixels[-1:] > 120))])
+    scales = []
+    for given in (quiet, loud):
+        model = exporting.to_onnx(network, "int8", given)
+        arrays = {array.name: array for array in model.graph.initializer}
+        layer = next(node for node in model.graph.node if node.op_type == "Conv")
+        (values,) = (node for node in model.graph.node if layer.input[0] in node.output)
+        scales.append(float(numpy_helper.to_array(arrays[values.input[1]])))
+    assert scales[1] > 1.3 * scales[0]
+
+
 def test_int8_without_its_dataset(workdir: Path, tmp_path: Path) -> None:
     """What is missing is named, and nothing is written."""
     config = settings.read(workdir / "config.json")
@@ -329,6 +359,21 @@ def test_a_missing_package(
         UserError, match=rf"needs the package {package}: pip install -e '\.\[export"
     ):
         exporting.export(workdir, tmp_path / "x", form)
+
+
+def test_the_best_checkpoint(tmp_path: Path) -> None:
+    """The command exports it if told to, and not the last."""
+    workdir, out = tmp_path / "run", tmp_path / "network.stablehlo"
+    params = trained_fixtures.save_network(workdir)
+    trained_fixtures.save_best_and_last(workdir, params, 5, 8)
+    command = [sys.executable, "-m", "alexnet_jax.export", f"--workdir={workdir}", "--best"]
+    command += [f"--out={out}", "--format=stablehlo"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(Path(f"{out}.json").read_text())["step"] == 5
+    found = jax_export.deserialize(bytearray(out.read_bytes())).call(PIXELS)
+    expected = alexnet_jax.load(workdir, best=True).logits(PICTURES)
+    assert fixtures.difference(found["logits"], expected) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Every error is the largest absolute difference over the largest absolute value, 
 """
 
 import functools
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -140,6 +141,9 @@ def test_batch_norm_is_over_the_global_batch() -> None:
     """Statistics of a device's own images would be others on every mesh."""
     found, expected = trained(2, 2, "batch_norm"), trained(1, 1, "batch_norm")
     assert set(expected["batch_stats"]) == {"conv1", "conv2"}
+    before = jax.tree.leaves(start("batch_norm").batch_stats)
+    for was, became in zip(before, jax.tree.leaves(expected["batch_stats"]), strict=True):
+        assert np.abs(became - was).min() > 1e-3  # after ten steps, of every map
     assert fixtures.difference(found["losses"], expected["losses"]) < 1e-5
     assert fixtures.difference(found["batch_stats"], expected["batch_stats"]) < 1e-5
 
@@ -184,24 +188,36 @@ def test_full_network_on_two_towers(full_size: FullSize) -> None:
 
 
 COLLECTIVE = re.compile(
-    r"= (?P<result>[^=]*?) (?P<kind>all-gather|all-reduce|all-to-all|ragged-all-to-all"
+    r"= (?P<results>.*?) (?P<kind>all-gather|all-reduce|all-to-all|ragged-all-to-all"
     r"|reduce-scatter|collective-permute|collective-broadcast|send|recv)(?:-start)?"
-    r"\([^%]*%(?P<operand>[\w.-]+)"
+    r"\((?P<operands>.*?)\)(?P<attributes>.*)"
 )
-SHAPE = re.compile(r"\w+\[([\d,]*)\]")
+NAME, SHAPE = re.compile(r"%([\w.-]+)"), re.compile(r"\w+\[([\d,]*)\]")
+ALONE = re.compile(r"replica_groups=\{(\{\d+\},?)+\}")  # every device is a group of its own
+Collective = tuple[str, tuple[int, ...], tuple[int, ...]]
 
 
-def collectives(program: str) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
-    """Kind, operand shape and result shape of all communication in a compiled program's text."""
+def collectives(program: str) -> list[Collective]:
+    """Kind, operand shape and result shape of all communication in a compiled program's text.
 
-    def shape(text: str) -> tuple[int, ...]:
-        return tuple(int(size) for size in SHAPE.findall(text)[-1].split(",") if size)
+    Where XLA sends several arrays at once, each counts. What has no partner is none.
+    """
 
-    found = []
-    for match in COLLECTIVE.finditer(program):
-        definition = re.search(rf"%{re.escape(match['operand'])} = (\S+) ", program)
+    def shapes(text: str) -> list[tuple[int, ...]]:
+        return [tuple(map(int, filter(None, found.split(",")))) for found in SHAPE.findall(text)]
+
+    def operand(name: str) -> tuple[int, ...]:
+        definition = re.search(rf"%{re.escape(name)} = (\S+) ", program)
         assert definition is not None
-        found.append((match["kind"], shape(definition[1]), shape(match["result"])))
+        return shapes(definition[1])[0]
+
+    found: list[Collective] = []
+    for match in COLLECTIVE.finditer(program):
+        if ALONE.search(match["attributes"]):
+            continue
+        sent = [operand(name) for name in NAME.findall(match["operands"])]
+        received = shapes(match["results"])[-len(sent) :]  # of a start, what it was given is first
+        found += [(match["kind"], *pair) for pair in zip(sent, received, strict=True)]
     return sorted(found)
 
 
@@ -236,19 +252,77 @@ def test_the_towers_speak_four_times(network: Network) -> None:
 
 
 def test_the_search_for_collectives_finds_them() -> None:
-    """Of each kind, synchronous or not, or the test above would pass on a parser that is blind."""
+    """Of each kind, synchronous or not, alone or several at once, or the tests above and below
+    would pass on a parser that is blind."""
     lines = """
       %x.1 = f32[2,8]{1,0} parameter(0)
-      %a = f32[8]{0} all-reduce(%x.1), channel_id=1, to_apply=%sum
+      %y = f32[] parameter(1)
+      %a = f32[2,8]{1,0} all-reduce(%x.1), channel_id=1, replica_groups={{0,1}}, to_apply=%sum
       %b = (f32[2,8]{1,0}, f32[2,16]{1,0}) all-gather-start(f32[2,8]{1,0} %x.1), dimensions={1}
       %c = f32[2,16]{1,0} all-gather-done(%b)
-      ROOT %d = f32[2,8]{1,0} collective-permute(%x.1), source_target_pairs={{0,1}}
+      %d = (f32[2,8]{1,0}, /*index=1*/f32[]) all-reduce(%x.1, /*index=1*/%y), to_apply=%sum
+      %e = f32[2,8]{1,0} all-reduce(%x.1), replica_groups={{0},{1}}, to_apply=%sum
+      ROOT %f = f32[2,8]{1,0} collective-permute(%x.1), source_target_pairs={{0,1}}
     """
     assert collectives(lines) == [
         ("all-gather", (2, 8), (2, 16)),
-        ("all-reduce", (2, 8), (8,)),
+        ("all-reduce", (), ()),
+        ("all-reduce", (2, 8), (2, 8)),
+        ("all-reduce", (2, 8), (2, 8)),
         ("collective-permute", (2, 8), (2, 8)),
     ]
+
+
+def training_collectives(data: int, tower: int) -> tuple[list[Collective], State]:
+    """The communication of a training step, and the shapes of the state that it changes."""
+    config = fixtures.small_config(network=fixtures.small_network(fc7=Dense(20)))
+    model = AlexNet(settings.network(config), make_mesh(data, tower))
+    optimizer = update_rule.update_rule(config.optim, STEPS)
+    step = make_train_step(model, optimizer, np.zeros((96, 96, 3), np.float32), config, STEPS)
+    state = jax.eval_shape(lambda: initial_state(model, optimizer, seed=0))
+    batch = {
+        "image": jax.ShapeDtypeStruct((BATCH, 96, 96, 3), np.uint8),
+        "label": jax.ShapeDtypeStruct((BATCH,), np.int32),
+    }
+    images = dict.fromkeys(batch, NamedSharding(model.mesh, IMAGES))
+    arguments = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        (state, batch),
+        (shardings(state, model.mesh), images),
+    )
+    return collectives(step.lower(*arguments).compile().as_text()), state
+
+
+def test_what_two_towers_say_in_training() -> None:
+    """Forward the four gathers into conv3, fc6, fc7 and fc8. Backward, at the same places, the sum
+    of what both towers' kernels say of their inputs: of conv3's 5x5 maps each tower gets its own
+    half back, of the inputs of fc6 (2x2x16), fc7 and fc8 both get all. The rest is a number or two
+    of each image: the softmax over classes of which each tower has half. No weight is sent.
+    """
+    found, _ = training_collectives(1, 2)
+    assert [c for c in found if max(map(math.prod, c[1:])) > BATCH] == [
+        ("all-gather", (BATCH, 2, 2, 8), (BATCH, 2, 2, 16)),
+        ("all-gather", (BATCH, 5, 5, 8), (BATCH, 5, 5, 16)),
+        ("all-gather", (BATCH, 10), (BATCH, 20)),
+        ("all-gather", (BATCH, 16), (BATCH, 32)),
+        ("all-reduce", (BATCH, 20), (BATCH, 20)),
+        ("all-reduce", (BATCH, 32), (BATCH, 32)),
+        ("all-reduce", (BATCH, 64), (BATCH, 64)),
+        ("reduce-scatter", (BATCH, 5, 5, 16), (BATCH, 5, 5, 8)),
+    ]
+    small = [c for c in found if max(map(math.prod, c[1:])) <= BATCH]
+    assert {kind for kind, *_ in small} == {"all-reduce"} and len(small) <= 8
+
+
+def test_what_two_halves_of_a_batch_say_in_training() -> None:
+    """The sum of every gradient over the images, once, and the loss and errors of the metrics."""
+    found, state = training_collectives(2, 1)
+    assert {kind for kind, *_ in found} == {"all-reduce"}
+    sent = sorted(operand for _, operand, _ in found if operand)
+    # XLA may turn a kernel over before it sends it.
+    gradients = sorted(leaf.shape for leaf in jax.tree.leaves(state.params))
+    assert sorted(map(sorted, sent)) == sorted(map(sorted, gradients))
+    assert 1 <= sum(operand == () for _, operand, _ in found) <= 4
 
 
 @pytest.mark.parametrize(

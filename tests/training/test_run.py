@@ -187,6 +187,18 @@ def test_evaluation_on_other_devices_gives_the_errors_of_the_run(
         assert loss == pytest.approx(row["loss"], abs=1e-4)
 
 
+def test_evaluation_of_the_best_checkpoint(tiny: Tiny, unbroken: Path) -> None:
+    """By its validation error, which is not the last checkpoint here."""
+    errors = {row["step"]: row["top1_error"] for row in by_split(unbroken, "validation")}
+    kept = [step for step in fixtures.checkpoint_steps(unbroken) if step in errors]
+    best = min(kept, key=errors.__getitem__)
+    assert best != 120, "nothing compared"
+    for flags, step in (((), 120), (("--best",), best)):
+        done = tiny.run(f"--workdir={unbroken}", "--mode=evaluate", *flags)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"step {step} of {unbroken}, ")
+
+
 def test_a_run_moves_to_other_devices_and_back(tiny: Tiny, tmp_path: Path) -> None:
     # Shares of the whole run, whose length changes here.
     steady = (

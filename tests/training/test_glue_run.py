@@ -1,0 +1,163 @@
+"""`train` and `evaluate_run` put the parts together as the preset says: a run of four steps beside
+`glue_reference`, its scores, and the activations' type."""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import data_fixtures
+import glue_reference as expected
+import jax
+import jax.numpy as jnp
+import network_fixtures as fixtures
+import numpy as np
+import pytest
+import run_fixtures
+from glue_reference import Params, Rates, each
+from ml_collections import ConfigDict
+
+from alexnet_jax.data.cache.store import Cache
+from alexnet_jax.data.dataset import ensure_cache
+from alexnet_jax.evaluation.evaluator import evaluate_run
+from alexnet_jax.evaluation.scores import Score
+from alexnet_jax.run.parts import build
+from alexnet_jax.training.loop import input_stream, train
+from alexnet_jax.training.step import dropout_key, initial_state
+from alexnet_jax.training.update_rule import update_rule
+
+CLASSES = ("ant", "bee", "cat", "dog")
+STEPS = 4  # of a run
+# Of weights, biases and conv1's weights, step by step; the plateau rule comes on top in `paper`.
+RATES = {
+    "reconciled": [
+        Rates(0.01 / 10**drops, 0.02 / 10**drops, 0.01 / 10**drops) for drops in range(4)
+    ],
+    "paper": [Rates(0.01, 0.01, 0.01)] * STEPS,
+    "source": [
+        Rates(0.01, 0.02, 0.01),
+        Rates(1e-3, 0.02, 1e-3),
+        Rates(1e-4, 0.02, 1e-4),
+        Rates(1e-5, 0.02, 1e-5),
+    ],
+}
+DIVISORS = dict.fromkeys(RATES, [1.0] * STEPS) | {"source": [1.1, 1.1, 1.1, 1.0]}
+
+
+class Run(NamedTuple):
+    """A run of four steps, and what it was told."""
+
+    config: ConfigDict
+    workdir: Path
+    cache: Cache
+    scores: list[Score]
+
+    @property
+    def aligned(self) -> bool:
+        """Whether the mean is subtracted where the crop was."""
+        return self.config.preset == "paper"
+
+    def params(self) -> Params:
+        """Of the last checkpoint, in float64."""
+        arrays = run_fixtures.arrays(self.workdir / f"checkpoints/{STEPS}")
+        found: Params = {}
+        for name, array in arrays.items():
+            if name.startswith("model/params."):
+                _, layer, kind = name.split(".")
+                found.setdefault(layer, {})[kind] = array.astype(np.float64)
+        return found
+
+
+@pytest.fixture(scope="module", params=list(RATES))
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """16 images to train on, and 12 each to validate and to test with."""
+    root = tmp_path_factory.mktemp(request.param)
+    data_fixtures.write_folder(root / "images", {"train": 4, "val": 3, "test": 3}, CLASSES)
+    config = configuration(root, request.param)
+    cache = ensure_cache(config.data.source, config.data.size, config.data.dir)
+    return Run(config, root / "run", cache, train(config, root / "run"))
+
+
+def configuration(root: Path, preset: str = "reconciled", *assignments: str) -> ConfigDict:
+    """Two epochs of the images in a folder, and a validation after every step."""
+    fields = (
+        f"data.source=folder:{root}/images", f"data.dir={root}", f"data.size={expected.SIZE}",
+        "data.test=test", "batch_size=8", "epochs=2", "eval_every=0.5", "optim.patience=1",
+        "eval_batch_size=8", "seed=7", "mesh.data=1", "mesh.tower=2",
+    )  # fmt: skip
+    network = expected.network(classes=len(CLASSES))
+    return fixtures.small_config(*fields, *assignments, network=network, preset=preset)
+
+
+def test_four_steps(run: Run) -> None:
+    """From the initial weights to the last checkpoint. In `paper` every validation that is no
+    better than the best divides the rate by 10."""
+    config, mesh, model = run.config, *build(run.config)[1:]
+    stream = iter(input_stream(config, run.cache, model.network, mesh, STEPS))
+    state = initial_state(model, update_rule(config.optim, STEPS), config.seed)
+    before = params = each(np.float64, jax.device_get(state.params))
+    velocity = each(np.zeros_like, params)
+    best, factors = np.inf, [1.0]
+    for step, (rates, divisor) in enumerate(
+        zip(RATES[config.preset], DIVISORS[config.preset], strict=True)
+    ):
+        batch = jax.device_get(next(stream))
+        images = expected.network_input(
+            batch, run.cache.mean_image, aligned=run.aligned, divisor=divisor
+        )
+        masks = model.dropout_masks(dropout_key(config.seed, step), 8)
+        _, gradients = expected.loss_and_gradients(params, images, batch["label"], masks)
+        scaled = Rates(*(factors[-1] * rate for rate in rates))
+        params, velocity = expected.update(params, velocity, gradients, scaled)
+        (_, error), _ = scores(run, params, "validation", run.aligned)
+        stalled = config.preset == "paper" and error >= best
+        factors.append(factors[-1] / 10 if stalled else factors[-1])
+        best = min(best, error)
+    stream.close()
+    assert (factors[STEPS - 1] < 1) == (config.preset == "paper")
+    found, wanted = (each(np.subtract, after, before) for after in (run.params(), params))
+    assert fixtures.difference(found, wanted) < 1e-4
+
+
+def scores(run: Run, params: Params, split: str, aligned: bool) -> list[tuple[float, float]]:
+    """Loss and top-1 error of a network, in one view and in ten."""
+    images, labels = np.asarray(run.cache.images[split]), run.cache.labels[split]
+    views = expected.ten_views(images, run.cache.mean_image, aligned=aligned)
+    seen = [expected.softmax(expected.logits(params, view)) for view in views]
+    found = []
+    for count in (1, 10):
+        mean = np.mean(seen[:count], axis=0)
+        loss = -np.log(mean[np.arange(len(labels)), labels]).mean()
+        found.append((loss, float(np.mean(mean.argmax(1) != labels))))
+    return found
+
+
+def test_scores(run: Run) -> None:
+    """What `train` returns and validates by, and `evaluate_run` afterwards, subtract the mean as
+    the preset says."""
+    params = run.params()
+    wanted, other = (scores(run, params, "test", a) for a in (run.aligned, not run.aligned))
+    assert abs(wanted[1][0] / other[1][0] - 1) > 1e-3, "nothing compared"
+    again = evaluate_run(run.config, run.workdir)
+    for found in (run.scores, again):
+        assert [score.views for score in found] == [1, 10]
+        assert [(score.loss, score.top1_error) for score in found] == [
+            pytest.approx(pair, rel=1e-5) for pair in wanted
+        ]
+    *_, row = (row for row in run_fixtures.rows(run.workdir) if row["split"] == "validation")
+    (loss, error), _ = scores(run, params, "validation", run.aligned)
+    assert (row["loss"], row["top1_error"]) == pytest.approx((loss, error), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_type_of_the_activations(tmp_path: Path, dtype: str) -> None:
+    """`config.dtype` reaches every layer; parameters and logits are float32 all the same."""
+    data_fixtures.write_folder(tmp_path / "images", {"train": 2, "val": 1, "test": 1}, CLASSES)
+    model = build(configuration(tmp_path, "reconciled", f"dtype={dtype}")).model
+    images = jnp.zeros((2, expected.CROP, expected.CROP, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    look = functools.partial(model.apply, intermediates=True)
+    logits, stages = jax.eval_shape(look, variables, images)
+    types = {name: stage.dtype.name for name, stage in stages.items()}
+    assert types == dict.fromkeys(stages, dtype) | {"fc8": "float32"}
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
