@@ -1,0 +1,165 @@
+"""Plants faults in modules, one at a time, and reports which of them the tests do not see.
+
+    python -m experiments.faults alexnet_jax/training [--sample=60] [--seed=0] [--list]
+
+A fault is planted in a private copy of the tree, where the tests that execute its line then run. It
+is killed if one fails or does not end; it survives if all pass, and also if no test executes it.
+The checkout stays as it is but for --out and for .faults, which keeps what the tests execute and
+have compiled: delete it at will. The same command goes on where it was stopped. After a change of
+any module or test it tries the survivors again, and the faults of the modules that have changed.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from experiments import machine
+from experiments.faults.baseline import Baseline
+from experiments.faults.planting import Fault, faults_of
+from experiments.faults.report import page, summary
+from experiments.faults.tree import fingerprint, named, say, tracked_files
+from experiments.faults.trials import KILLED, NOT_EXECUTED, TIMED_OUT, Copy, Outcome, run
+
+
+def main() -> None:
+    """Lists the faults or tries them."""
+    options = parser().parse_args()
+    root = Path.cwd()
+    sources = {f: (root / f).read_bytes() for f in tracked_files(root) if f.endswith(".py")}
+    modules = named(sources, options.targets)
+    if not modules:
+        sys.exit(f"no module in {' '.join(options.targets)}: name .py files or folders of them")
+    faults = [fault for module in modules for fault in faults_of(module, sources[module])]
+    drawn = draw(faults, options.sample or len(faults), options.seed)
+    if options.list:
+        for fault in drawn:
+            print(f"{fault.file}:{fault.line}  {fault.kind}", fault.diff, sep="\n")
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the trials as well
+    name = "+".join(target.strip("/").replace("/", ".") for target in options.targets)
+    out = Path(options.out or root / "experiments" / "results" / "faults" / name)
+    out.mkdir(parents=True, exist_ok=True)
+    journal = Journal(out / "trials.jsonl", fingerprint(sources))
+    waiting = [fault for fault in drawn if not journal.settles(fault)]
+    say(f"{len(drawn)} of {len(faults)} faults, {len(drawn) - len(waiting)} of them settled before")
+    if waiting:
+        tests = named(sources, options.tests.split(","), "test_*.py")
+        try_faults(waiting, root, sources, tests, options.workers, journal)
+    result = {
+        "command": " ".join(["python -m experiments.faults", *sys.argv[1:]]),
+        "machine": machine.describe(),
+        "seed": options.seed,
+        "faults": len(faults),
+        **summary([journal.rows[fault.key] for fault in drawn]),
+        "tests_left_out": journal.rows["baseline"]["left_out"],
+    }
+    (out / "summary.json").write_text(json.dumps(result, indent=2) + "\n")
+    (out / "summary.md").write_text(page(result))
+    print(page(result))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.faults",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("targets", nargs="+", help="modules and folders to plant faults in")
+    parser.add_argument("--tests", default="tests", help="files and folders, with commas between")
+    parser.add_argument("--sample", type=int, default=0, help="try so many faults; 0: all")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trials at a time")
+    parser.add_argument("--out", help="a folder; by default one in experiments/results/faults")
+    parser.add_argument("--list", action="store_true", help="print the faults, try none")
+    return parser
+
+
+def draw(faults: list[Fault], count: int, seed: int) -> list[Fault]:
+    """Some of the faults, spread evenly over the files; a larger sample contains a smaller one.
+
+    Args:
+        faults: of all files.
+        count: how many to draw.
+        seed: decides which.
+    """
+    place: dict[Fault, float] = {}
+    for file in {fault.file for fault in faults}:
+        generator = random.Random(f"{seed} {file}")
+        of_file = [fault for fault in faults if fault.file == file]
+        generator.shuffle(of_file)
+        first = generator.random()
+        place |= {fault: (i + first) / len(of_file) for i, fault in enumerate(of_file)}
+    drawn = {*sorted(faults, key=place.__getitem__)[:count]}
+    return [fault for fault in faults if fault in drawn]
+
+
+class Journal:
+    """What became of the faults, in a file that has it as soon as it is known."""
+
+    def __init__(self, path: Path, tree: str) -> None:
+        """Reads the file, if there is one; `tree` is the fingerprint of all modules and tests."""
+        self.path, self.tree = path, tree
+        try:
+            lines = path.read_text().splitlines() if path.exists() else []
+            self.rows: dict[str, dict[str, Any]] = {r["key"]: r for r in map(json.loads, lines)}
+        except json.JSONDecodeError as error:
+            sys.exit(f"{path} is corrupt ({error}): delete the broken line, or name another --out")
+
+    def keep(self, key: str, **row: Any) -> None:
+        """Adds a row; it takes the place of an earlier one of the same key."""
+        self.rows[key] = {"key": key, "tree": self.tree, **row}
+        with self.path.open("a") as file:
+            file.write(json.dumps(self.rows[key]) + "\n")
+
+    def settles(self, fault: Fault) -> bool:
+        """Whether a fault need not be tried: it was killed once, or survived in the same tree."""
+        row = self.rows.get(fault.key, {"outcome": "", "tree": ""})
+        return row["outcome"] in (KILLED, TIMED_OUT) or row["tree"] == self.tree
+
+
+def try_faults(
+    faults: list[Fault],
+    root: Path,
+    sources: dict[str, bytes],
+    tests: list[str],
+    workers: int,
+    journal: Journal,
+) -> None:
+    """Tries the faults and keeps in the journal what becomes of them."""
+    kept = root / ".faults"
+    (kept / "compiled").mkdir(parents=True, exist_ok=True)
+    (kept / ".gitignore").write_text("*\n")
+
+    number = itertools.count(1)
+
+    def keep(fault: Fault, outcome: Outcome) -> None:
+        about = {name: getattr(fault, name) for name in ("file", "line", "kind", "diff")}
+        by = outcome.failed[:1]
+        journal.keep(fault.key, **about, outcome=outcome.word, seconds=outcome.total, by=by)
+        where = f"{fault.file}:{fault.line}  {fault.kind}"
+        say(f"[{next(number)}/{len(faults)}] {outcome.total:5.1f} s  {outcome.word:12}  {where}")
+
+    with tempfile.TemporaryDirectory(prefix="faults-") as home:
+        copies = [Copy(root, Path(home, f"{i}"), kept / "compiled") for i in range(workers)]
+        baseline = Baseline(copies, tests, kept / "tests", sources)
+        journal.keep("baseline", left_out=baseline.failing)
+        trials = [trial for fault in faults if (trial := baseline.trial(fault))]
+        executed = {trial.fault for trial in trials}
+        for fault in faults:
+            if fault not in executed:
+                keep(fault, Outcome(NOT_EXECUTED, 0.0, {}, []))
+        for trial, outcome in run(copies, trials):
+            if trial.fault:
+                keep(trial.fault, outcome)
+
+
+if __name__ == "__main__":
+    main()
