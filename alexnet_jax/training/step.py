@@ -138,5 +138,5 @@ def total_steps(config: ConfigDict, examples: int) -> int:
 
 
 def lighting_steps(config: ConfigDict, steps: int) -> int:
-    """The step at which lighting ends."""
-    return round(config.data.lighting_until * steps)
+    """The step at which lighting, and the division of the images that comes with it, ends."""
+    return 0 if config.data.lighting == "none" else round(config.data.lighting_until * steps)

@@ -380,8 +380,8 @@ def test_the_best_checkpoint(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["--format=stablehlo", "--precision=int8"], "--precision=int8 is for --format=onnx"),
-        (["--format=tflite"], "value should be one of <stablehlo|onnx>"),
-        (["--format=onnx", "--precision=int4"], "value should be one of <float32|float16|int8>"),
+        (["--format=tflite"], "argument --format: invalid choice: 'tflite'"),
+        (["--format=onnx", "--precision=int4"], "argument --precision: invalid choice: 'int4'"),
         ([], "--format is missing: one of stablehlo, onnx"),
     ],
 )

@@ -306,7 +306,6 @@ def test_lighting_on_the_device_reaches_the_network() -> None:
     compare(program(*on_device), some((0, 73, 74), *on_device))
 
 
-@pytest.mark.xfail(strict=True, reason="the step divides until lighting_until, lit or not")
 def test_without_lighting_nothing_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     """The divisor is "of the image while lighting is on"."""
     monkeypatch.setitem(READINGS, "source", READINGS["source"]._replace(divisor=1.0))
