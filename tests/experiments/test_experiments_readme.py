@@ -61,7 +61,7 @@ def test_every_command_and_every_result_is_there() -> None:
     """Those that are named are modules, and every folder of results is named on both pages."""
     index = (FOLDER / "results" / "README.md").read_text()
     commands = set(re.findall(r"`python -m ([\w.]+)", README + index))
-    assert len(commands) == 7 and all(importlib.util.find_spec(name) for name in commands)
+    assert len(commands) >= 7 and all(importlib.util.find_spec(name) for name in commands)
     for folder in (FOLDER / "results").iterdir():
         if folder.is_dir():
             assert f"| `{folder.name}` |" in index and f"results/{folder.name}/" in README
