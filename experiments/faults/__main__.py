@@ -150,6 +150,10 @@ def try_faults(
     with tempfile.TemporaryDirectory(prefix="faults-") as home:
         copies = [Copy(root, Path(home, f"{i}"), kept / "compiled") for i in range(workers)]
         baseline = Baseline(copies, tests, kept / "tests", sources)
+        if not baseline.seconds:
+            sys.exit(
+                "no test passes without a fault: run pytest, or update pytest-cov and coverage"
+            )
         journal.keep("baseline", left_out=baseline.failing)
         trials = [trial for fault in faults if (trial := baseline.trial(fault))]
         executed = {trial.fault for trial in trials}

@@ -19,16 +19,13 @@ OPERATORS: dict[type, str] = {
     ast.Pow: "*", ast.BitAnd: "|", ast.BitOr: "&", ast.LShift: ">>", ast.RShift: "<<",
 }  # fmt: skip
 OPERATOR = re.compile(rb"is\s+not|not\s+in|[a-z]+|[-<>=!+*/%&|^@]+")
-UNARY = {
-    ast.Not: re.compile(rb"not\s*"),
-    ast.USub: re.compile(rb"-"),
-    ast.Invert: re.compile(rb"~"),
-}
+SIGN = re.compile(rb"(not|[-~])\s*")
+COMMA = re.compile(rb"[ \t]*,?[ \t]*")
 WORD = re.compile(r"[a-z][a-z0-9_]*")
-# What only people read is no fault of the program.
+# What only people read or the type checker.
 SPEAKING = {"print", "say", "warn", "info", "warning", "DEFINE_string", "Literal", "TypeVar"}
-# A guard against what never happens, or words for people: without it hardly a test can differ.
-UNSEEN_KEYWORDS = {"strict", "help", "description", "metavar", "stacklevel"}
+# Words for people, guards against what never happens, and what costs time or memory alone.
+UNSEEN = {"help", "description", "metavar", "stacklevel", "strict", "maxsize", "num_threads"}
 ANNOTATIONS = {"annotation", "returns", "type_params"}
 CONDITIONS = {"TYPE_CHECKING", "__name__ == '__main__'"}
 Change = tuple[str, int, int, bytes]  # what it does, from byte, to byte, new text
@@ -114,11 +111,10 @@ class _Module:
             case ast.BinOp():
                 yield from self.operators([node.left, node.right], [node.op])
             case ast.BoolOp():
-                gaps = [node.op] * (len(node.values) - 1)
-                yield from self.operators(node.values, gaps)
-            case ast.UnaryOp() if type(node.op) in UNARY:
-                sign = UNARY[type(node.op)].match(self.source, self.span(node)[0])
-                yield f"{sign[0].decode().strip()} removed", *sign.span(), b""
+                yield from self.operators(node.values, [node.op] * (len(node.values) - 1))
+            case ast.UnaryOp(op=ast.Not() | ast.USub() | ast.Invert()):
+                if sign := SIGN.match(self.source, self.span(node)[0]):
+                    yield f"{sign[1].decode()} removed", *sign.span(), b""
             case ast.Constant():
                 yield from self.constant(node, parent)
             case ast.If() | ast.IfExp():
@@ -129,10 +125,12 @@ class _Module:
             case ast.comprehension():
                 for condition in node.ifs:
                     yield "condition", *self.span(condition), b"True"
-            case ast.Call() if _name(node) not in SPEAKING:
-                yield from self.keywords(node)
-        if isinstance(node, ast.AugAssign):
-            yield from self.operators([node.target, node.value], [node.op], suffix="=")
+            case ast.keyword() if isinstance(parent, ast.Call):
+                start, end = self.span(node)
+                if comma := COMMA.match(self.source, end):
+                    yield f"{node.arg or '**'}= left out", start, comma.end(), b""
+            case ast.AugAssign():
+                yield from self.operators([node.target, node.value], [node.op], suffix="=")
         if _is_removable(node) and not _is_all_of_an_if(node, parent):
             yield "statement removed", *self.span(node), b"pass"
 
@@ -160,15 +158,6 @@ class _Module:
         if after is not None:
             yield f"{node.value!r} to {after!r}", *self.span(node), repr(after).encode()
 
-    def keywords(self, node: ast.Call) -> Iterator[Change]:
-        """Every keyword argument left out, with the comma behind it."""
-        for keyword in node.keywords:
-            if keyword.arg not in UNSEEN_KEYWORDS:
-                start, end = self.span(keyword)
-                comma = re.compile(rb"[ \t]*,?[ \t]*").match(self.source, end)
-                assert comma is not None
-                yield f"{keyword.arg or '**'}= left out", start, comma.end(), b""
-
     def span(self, node: Any) -> tuple[int, int]:
         """From which byte to which."""
         return (
@@ -182,6 +171,8 @@ def _is_left_alone(node: ast.AST) -> bool:
     match node:
         case ast.JoinedStr() | ast.Assert() | ast.Expr(value=ast.Constant()):
             return True
+        case ast.keyword(arg=name):
+            return name in UNSEEN
         case ast.If(test=test):
             return ast.unparse(test) in CONDITIONS
         case ast.Assign(targets=[ast.Name(id="__all__")]):

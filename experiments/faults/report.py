@@ -45,7 +45,15 @@ def page(result: Row) -> str:
     if result["tests_left_out"]:
         lines += ["", "Left out, because they fail without any fault:", ""]
         lines += [f"- `{test}`" for test in result["tests_left_out"]]
+    unseen: dict[str, list[int]] = {}
     for row in result["survivors"]:
-        lines += ["", f"`{row['file']}:{row['line']}` {row['kind']}, {row['outcome']}"]
-        lines += ["```diff", row["diff"], "```"]
+        if row["outcome"] == NOT_EXECUTED:
+            unseen.setdefault(row["file"], []).append(row["line"])
+        else:
+            lines += ["", f"`{row['file']}:{row['line']}` {row['kind']}:", "", "```diff"]
+            lines += [row["diff"], "```"]
+    if unseen:
+        lines += ["", "No test executes these lines:", ""]
+    for file, numbers in unseen.items():
+        lines += [f"- `{file}`: {', '.join(map(str, sorted({*numbers})))}"]
     return "\n".join(lines) + "\n"

@@ -74,6 +74,7 @@ PLACES = {
     "def f(a: int = 3, b: 'up' = c) -> 'up':\n  '''Doc.'''\n  return f'{a + b}'": [
         "def f(a: int = 4, b: 'up' = c) -> 'up':"
     ],
+    "x = zip(a, b, strict=True)\n@f(maxsize=2)\ndef g():\n  return a": [],
     "import a\nassert b < c\n__all__ = ['up']": [],
     "if TYPE_CHECKING:\n  x = 1\nif __name__ == '__main__':\n  f()": [],
 }
@@ -215,7 +216,7 @@ def test_seen_and_unseen_faults(project):
     assert summary["machine"]["cores"] and summary["command"].endswith("pkg --out=out --workers=2")
     page = (project / "out" / "summary.md").read_text()
     assert page in done.stdout
-    for line in ("`pkg/m.py:4` < to <=, survived", "-    return x if x < TOP else TOP"):
+    for line in ("`pkg/m.py:4` < to <=:", "-    return x if x < TOP else TOP", "- `pkg/m.py`: 8"):
         assert line in page.splitlines()
     assert "| pkg/m.py | 10 | 3 |" in page and "test_broken" in page
 
