@@ -16,10 +16,12 @@ import run_fixtures
 from glue_reference import Params, Rates, each
 from ml_collections import ConfigDict
 
+from alexnet_jax import load
 from alexnet_jax.data.cache.store import Cache
 from alexnet_jax.data.dataset import ensure_cache
 from alexnet_jax.evaluation.evaluator import evaluate_run
 from alexnet_jax.evaluation.scores import Score
+from alexnet_jax.model import make_mesh
 from alexnet_jax.run.parts import build
 from alexnet_jax.training.loop import input_stream, train
 from alexnet_jax.training.step import dropout_key, initial_state
@@ -132,8 +134,8 @@ def scores(run: Run, params: Params, split: str, aligned: bool) -> list[tuple[fl
 
 
 def test_scores(run: Run) -> None:
-    """What `train` returns and validates by, and `evaluate_run` afterwards, subtract the mean as
-    the preset says."""
+    """What `train` returns and validates by, and afterwards `evaluate_run` and `load`, subtract the
+    mean as the preset says."""
     params = run.params()
     wanted, other = (scores(run, params, "test", a) for a in (run.aligned, not run.aligned))
     assert abs(wanted[1][0] / other[1][0] - 1) > 1e-3, "nothing compared"
@@ -143,6 +145,10 @@ def test_scores(run: Run) -> None:
         assert [(score.loss, score.top1_error) for score in found] == [
             pytest.approx(pair, rel=1e-5) for pair in wanted
         ]
+    images, labels = run.cache.images["test"], run.cache.labels["test"]
+    loaded = load(run.workdir, mesh=make_mesh(1, 2)).predict(np.asarray(images), ten_views=True)
+    loss = -np.log(loaded[np.arange(len(labels)), labels]).mean()
+    assert loss == pytest.approx(wanted[1][0], rel=1e-5)
     *_, row = (row for row in run_fixtures.rows(run.workdir) if row["split"] == "validation")
     (loss, error), _ = scores(run, params, "validation", run.aligned)
     assert (row["loss"], row["top1_error"]) == pytest.approx((loss, error), rel=1e-5)
