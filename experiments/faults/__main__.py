@@ -5,81 +5,73 @@
 A fault is planted in a private copy of the tree, where the tests that execute its line then run. It
 is killed if one fails or does not end; it survives if all pass, and also if no test executes it.
 The checkout stays as it is but for --out and for .faults, which keeps what the tests execute and
-have compiled: delete it at will. The same command goes on where it was stopped. After a change of
+have compiled: delete it at will. The same command resumes where it was stopped. After a change of
 any module or test it tries the survivors again, and the faults of the modules that have changed.
 """
 
-import argparse
 import itertools
 import json
 import os
 import random
-import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import machine
 from experiments.faults.baseline import Baseline
 from experiments.faults.planting import Fault, faults_of
 from experiments.faults.report import page, summary
-from experiments.faults.tree import fingerprint, named, say, tracked_files
+from experiments.faults.tree import fingerprint, named, tracked_files
 from experiments.faults.trials import KILLED, NOT_EXECUTED, TIMED_OUT, Copy, Outcome, run
+from experiments.shared.command import Flags, Results, listing, number, say, start
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Lists the faults or tries them."""
-    options = parser().parse_args()
+    flags = parser()
+    options = flags.parse(argv)
     root = Path.cwd()
     sources = {f: (root / f).read_bytes() for f in tracked_files(root) if f.endswith(".py")}
     modules = named(sources, options.targets)
     if not modules:
-        sys.exit(f"no module in {' '.join(options.targets)}: name .py files or folders of them")
+        flags.error(f"no module in {' '.join(options.targets)}: name .py files or folders of them")
     faults = [fault for module in modules for fault in faults_of(module, sources[module])]
     drawn = draw(faults, options.sample or len(faults), options.seed)
     if options.list:
         for fault in drawn:
             print(f"{fault.file}:{fault.line}  {fault.kind}", fault.diff, sep="\n")
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the trials as well
     name = "+".join(target.strip("/").replace("/", ".") for target in options.targets)
-    out = Path(options.out or root / "experiments" / "results" / "faults" / name)
-    out.mkdir(parents=True, exist_ok=True)
-    journal = Journal(out / "trials.jsonl", fingerprint(sources))
+    results = Results(f"faults/{name}", options)
+    journal = Journal(results.folder / "trials.jsonl", fingerprint(sources))
     waiting = [fault for fault in drawn if not journal.settles(fault)]
     say(f"{len(drawn)} of {len(faults)} faults, {len(drawn) - len(waiting)} of them settled before")
     if waiting:
-        tests = named(sources, options.tests.split(","), "test_*.py")
+        tests = named(sources, options.tests, "test_*.py")
         try_faults(waiting, root, sources, tests, options.workers, journal)
     result = {
-        "command": " ".join(["python -m experiments.faults", *sys.argv[1:]]),
-        "machine": machine.describe(),
+        **results.made_by(),
         "seed": options.seed,
         "faults": len(faults),
         **summary([journal.rows[fault.key] for fault in drawn]),
         "tests_left_out": journal.rows["baseline"]["left_out"],
     }
-    (out / "summary.json").write_text(json.dumps(result, indent=2) + "\n")
-    (out / "summary.md").write_text(page(result))
-    print(page(result))
+    results.write("summary.json", result)
+    results.write_page("summary.md", page(result))
+    results.finish()
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.faults",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("targets", nargs="+", help="modules and folders to plant faults in")
-    parser.add_argument("--tests", default="tests", help="files and folders, with commas between")
-    parser.add_argument("--sample", type=int, default=0, help="try so many faults; 0: all")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trials at a time")
-    parser.add_argument("--out", help="a folder; by default one in experiments/results/faults")
-    parser.add_argument("--list", action="store_true", help="print the faults, try none")
-    return parser
+def parser() -> Flags:
+    """The flags."""
+    flags = Flags("faults", __doc__)
+    flags.add_argument("targets", nargs="+", help="modules and folders to plant faults in")
+    flags.add_argument("--tests", type=listing(), default=["tests"], help="files and folders")
+    flags.add_argument("--sample", type=number(0), default=0, help="try so many faults; 0: all")
+    flags.add_argument("--seed", type=number(0), default=0, help="of the sample")
+    flags.add_argument("--workers", type=number(1), default=os.cpu_count(), help="trials at a time")
+    flags.add_argument("--list", action="store_true", help="print the faults, try none")
+    return flags
 
 
 def draw(faults: list[Fault], count: int, seed: int) -> list[Fault]:
@@ -138,14 +130,14 @@ def try_faults(
     (kept / "compiled").mkdir(parents=True, exist_ok=True)
     (kept / ".gitignore").write_text("*\n")
 
-    number = itertools.count(1)
+    count = itertools.count(1)
 
     def keep(fault: Fault, outcome: Outcome) -> None:
         about = {name: getattr(fault, name) for name in ("file", "line", "kind", "diff")}
         by = outcome.failed[:1]
         journal.keep(fault.key, **about, outcome=outcome.word, seconds=outcome.total, by=by)
         where = f"{fault.file}:{fault.line}  {fault.kind}"
-        say(f"[{next(number)}/{len(faults)}] {outcome.total:5.1f} s  {outcome.word:12}  {where}")
+        say(f"[{next(count)}/{len(faults)}] {outcome.total:5.1f} s  {outcome.word:12}  {where}")
 
     with tempfile.TemporaryDirectory(prefix="faults-") as home:
         copies = [Copy(root, Path(home, f"{i}"), kept / "compiled") for i in range(workers)]
@@ -166,4 +158,4 @@ def try_faults(
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -3,8 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from alexnet_jax.scores import interval
-
+from alexnet_jax.evaluation.scores import interval
 from experiments.faults.trials import NOT_EXECUTED, SURVIVED
 
 Row = dict[str, Any]  # a fault and what became of it

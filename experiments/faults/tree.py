@@ -3,7 +3,6 @@
 import hashlib
 import os
 import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,8 +24,3 @@ def named(files: Iterable[str], paths: list[str], pattern: str = "*.py") -> list
 def fingerprint(*parts: object) -> str:
     """A name that only the same parts have."""
     return hashlib.sha1(repr(parts).encode()).hexdigest()
-
-
-def say(line: str) -> None:
-    """Tells how far it is; what was asked for goes to stdout."""
-    print(line, file=sys.stderr, flush=True)

@@ -30,6 +30,7 @@ COMMANDS = {
     "transfer": "experiments.transfer",
     "ensemble": "experiments.ensemble",
     "figure4": "experiments.figure4",
+    "faults": "experiments.faults.__main__",
     "step.first_step": "experiments.step.first_step",
 }
 OPTIONAL = ("torch", "onnx", "onnxruntime")

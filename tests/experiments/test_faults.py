@@ -213,7 +213,9 @@ def test_seen_and_unseen_faults(project):
     low, high = summary["interval"]
     assert 0.1 < low < 3 / 10 < high < 0.7
     assert summary["tests_left_out"] == ["tests/test_second.py::test_broken"]
-    assert summary["machine"]["cores"] and summary["command"].endswith("pkg --out=out --workers=2")
+    assert summary["machine"]["cores"] and summary["command"].endswith(
+        "experiments.faults pkg --workers=2"
+    )
     page = (project / "out" / "summary.md").read_text()
     assert page in done.stdout
     for line in ("`pkg/m.py:4` < to <=:", "-    return x if x < TOP else TOP", "- `pkg/m.py`: 8"):
