@@ -134,8 +134,8 @@ def check_folder(flag: str, path: str) -> None:
 
 
 @contextlib.contextmanager
-def mendable(where: object, kept: str = "nothing is lost") -> Iterator[None]:
-    """Makes one line, and an exit code, of what the user can mend or has asked for.
+def errors_in_one_line(where: object, kept: str = "nothing is lost") -> Iterator[None]:
+    """Makes one line, and an exit code, of what the user can fix or has asked for.
 
     Args:
         where: a file or directory to name where an error of the system names none.
@@ -159,5 +159,5 @@ def mendable(where: object, kept: str = "nothing is lost") -> Iterator[None]:
     except OSError as error:
         refuse(f"{error.filename or where}: {error.strerror or error}")
     except Stopped as stopped:
-        print(f"{stopped}; give the same command again to go on", flush=True)
+        print(f"{stopped}; give the same command again to resume", flush=True)
         sys.exit(128 + stopped.signal_number)

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parse_flags(argv)
     (file,) = flags.files
     out = Path(flags.out).expanduser()
-    with cli.mendable(out):
+    with cli.errors_in_one_line(out):
         from alexnet_jax.exchange import converting
 
         made = converting.convert(Path(file), out, pixels=flags.pixels, mean_file=flags.mean_file)

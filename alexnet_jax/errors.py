@@ -2,9 +2,9 @@
 
 
 class UserError(Exception):
-    """Something the user can mend. A command line prints its text as one line, and ends.
+    """Something the user can fix. A command line prints its text as one line, and ends.
 
-    The text names the value that is wrong, what was expected, and the command or field that mends
+    The text names the value that is wrong, what was expected, and the command or field that fixes
     it.
     """
 

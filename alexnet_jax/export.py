@@ -48,7 +48,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exports, and says what was written; the exit code."""
     flags = parse_flags(argv)
-    with cli.mendable(flags.out):
+    with cli.errors_in_one_line(flags.out):
         import jax
 
         from alexnet_jax.exchange.exporting import export

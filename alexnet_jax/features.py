@@ -55,7 +55,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the flags say; the exit code."""
     flags = parse_flags(argv)
-    with cli.mendable(flags.out or flags.workdir, "no file is half written"):
+    with cli.errors_in_one_line(flags.out or flags.workdir, "no file is half written"):
         return compute(flags)
 
 

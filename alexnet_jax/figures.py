@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draws what the flags ask for; the exit code."""
     flags = parse_flags(argv)
     out = Path(flags.out) if flags.out else flags.workdir[0] / "figures"
-    with cli.mendable(out):
+    with cli.errors_in_one_line(out):
         from alexnet_jax.pictures import of_runs
 
         of_runs.draw(flags.workdir, out)

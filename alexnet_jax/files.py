@@ -11,7 +11,7 @@ from alexnet_jax.errors import UserError
 
 
 def check_writable(workdir: Path) -> None:
-    """Before hours of preparing data: could the run be written at all? Makes nothing.
+    """Refuses a directory that cannot be written, before hours of preparing data; makes nothing.
 
     Raises:
         UserError: it could not.

@@ -63,7 +63,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the flags say; the exit code."""
     fields = parse_flags(sys.argv[1:] if argv is None else argv)
-    with cli.mendable(FLAGS.workdir):
+    with cli.errors_in_one_line(FLAGS.workdir):
         run(fields)
     return 0
 

@@ -44,7 +44,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the flags say; the exit code."""
     flags = parse_flags(argv)
-    with cli.mendable(flags.workdir):
+    with cli.errors_in_one_line(flags.workdir):
         return answer(flags)
 
 

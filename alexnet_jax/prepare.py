@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prepares, or verifies what is prepared; the exit code."""
     flags = parse_flags(argv)
     out = os.path.realpath(os.path.expanduser(flags.out))
-    with cli.mendable(out, "what was prepared is kept"):
+    with cli.errors_in_one_line(out, "what was prepared is kept"):
         from alexnet_jax.data import preparing
 
         if not flags.source:

@@ -1,6 +1,7 @@
 """Eight CPU devices for every test, and the fixtures that several files share."""
 
 import os
+import tempfile
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -21,6 +22,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr != "device":
         jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
+    if not hasattr(config, "workerinput"):  # the first process; those of pytest-xdist inherit it
+        config.stash[COMPILED] = tempfile.TemporaryDirectory(prefix="alexnet_jax-")
+        os.environ.setdefault("ALEXNET_JAX_COMPILED", config.stash[COMPILED].name)
+
+
+COMPILED = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Forgets what the processes that the tests started have compiled."""
+    if COMPILED in config.stash:
+        config.stash[COMPILED].cleanup()
 
 
 @pytest.fixture(scope="session")

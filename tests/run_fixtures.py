@@ -66,7 +66,7 @@ class Tiny:
         """
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(self.root / "compiled"),
+            "JAX_COMPILATION_CACHE_DIR": os.environ["ALEXNET_JAX_COMPILED"],
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }

@@ -57,7 +57,7 @@ class Images:
             return decoding.load(record.content, self.shape[1])
         except decoding.BadImage as error:
             raise UserError(
-                f"{record.name} cannot be used ({error}): mend or remove it, or prepare a cache "
+                f"{record.name} cannot be used ({error}): fix or remove it, or prepare a cache "
                 "without it by `python -m alexnet_jax.prepare ... --on_bad_image=skip`"
             ) from error
 
@@ -79,7 +79,7 @@ class Labels:
 
 
 def open_undecoded(source: Source, size: int, holdout: float = 0) -> Cache:
-    """The source as a cache that is nowhere.
+    """The source as a cache that takes no space.
 
     Mean image and colour components come from a sample of 4,096 training images, or all of a
     smaller dataset; the sample is always the same.

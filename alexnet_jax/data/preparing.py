@@ -20,7 +20,7 @@ def prepare(
     on_bad_image: building.OnBadImage = "fail",
     data_dir: str | None = None,
 ) -> None:
-    """Makes the cache of a source, or goes on with it, and says what came out.
+    """Makes the cache of a source, or resumes that, and says what came out.
 
     Args:
         spec: the data source, see `sources`.

@@ -2,7 +2,7 @@
 
 The stream is grain over *batches*: the number of a batch goes in, and one map cuts all its crops
 into one array. A map for each image takes three times as long at best, because of grain's own work
-for each element (`experiments.benchmark_input` measures it).
+for each element (`experiments.input` measures it).
 
 Batch k is a pure function of (seed, k): its place in the epochs says which images, and a Philox
 generator with the key (seed, k) how they are cut. So a stream resumes exactly from the number k

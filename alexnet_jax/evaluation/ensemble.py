@@ -112,7 +112,7 @@ class Ensemble:
         return batches(images, labels, self.batch_size, self.members[0].viewer.sharding, bar)
 
     def _views(self, images: jax.Array) -> Iterator[tuple[int, jax.Array, jax.Array]]:
-        """After one view and after all: their number, the probabilities of every network alone,
+        """Yields after one view, and after all: their number, the probabilities of each network,
         (members and others, N, classes), and the mean logits of the members, (N, classes)."""
         every = [
             viewer.means(variables, images, viewer.views)

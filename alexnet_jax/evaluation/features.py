@@ -212,7 +212,7 @@ def write_npy(path: Path, shape: tuple[int, ...], batches: Iterable[Batch]) -> l
 
 
 def _header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    """As long for any number of rows: NumPy leaves room for its digits."""
+    """Writes the header, as long for any number of rows: NumPy leaves room for its digits."""
     facts = {"descr": "<f4", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, facts)
 
@@ -233,7 +233,7 @@ def names_file(path: Path) -> Path:
 
 
 def check_new(out: Path) -> None:
-    """Nothing is overwritten.
+    """Refuses to overwrite anything.
 
     Raises:
         UserError: one of the files is there.

@@ -125,7 +125,7 @@ class Tally:
             total[key] += float(value)
 
     def scores(self) -> dict[str, list[Score]]:
-        """Of each predictor, by the number of views."""
+        """Returns the scores of each predictor, by the number of views."""
         return {
             name: [_score(count, total) for count, total in sorted(by_count.items())]
             for name, by_count in self._totals.items()

@@ -52,7 +52,7 @@ class TrainedNetwork:
         class_names: Sequence[str],
         step: int,
     ) -> None:
-        """See `load`, which makes one."""
+        """Keeps what `load` has read."""
         self.name, self.config, self.variables, self.step = name, config, variables, step
         model = AlexNet(settings.network(config), mesh)
         self.viewer = Viewer(model, mean_image, aligned=config.data.mean == "aligned")

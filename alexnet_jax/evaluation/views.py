@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 
 class View(NamedTuple):
-    """Where a crop starts, in pixels from the top left, and whether it is mirrored."""
+    """The place of a crop, in pixels from the top left, and whether it is mirrored."""
 
     top: int
     left: int

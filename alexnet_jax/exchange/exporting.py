@@ -184,7 +184,7 @@ def central(images: "np.ndarray", crop: int) -> "np.ndarray":
 
 
 def _arrays(trained: "TrainedNetwork") -> tuple[Any, "np.ndarray"]:
-    """On the host: the variables, and the mean image under the central crop, (C, C, 3)."""
+    """Returns the variables, and the mean image under the central crop, (C, C, 3), on the host."""
     import jax
     import numpy as np
 

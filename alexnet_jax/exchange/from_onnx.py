@@ -42,7 +42,7 @@ class Found:
     """The layers of a graph, node by node."""
 
     def __init__(self, chain: Chain) -> None:
-        """Before the first node."""
+        """Starts before the first node."""
         self.chain = chain
         self.layers: list[Layer] = []
         self.shared: dict[str, Any] = {}  # fields of `Network`
@@ -113,14 +113,14 @@ class Found:
         self.flat = len(kernel)
 
     def bias(self, node: Any, width: int) -> np.ndarray:
-        """Of a layer; zeros where it has none."""
+        """Returns the bias of a layer; zeros where it has none."""
         if len(node.input) < 3 or not node.input[2]:
             return np.zeros(width, np.float32)
         bias = self.chain.weights(node, 2)
         return bias[0] if bias.shape == (1, width) else bias
 
     def activation(self, node: Any) -> None:
-        """The same in all layers."""
+        """Takes an activation in, which has to be the same in all layers."""
         attributes(node)
         self.share(node, "activation", ACTIVATIONS[node.op_type])
         self.follow(node, "activation")
@@ -186,7 +186,7 @@ class Found:
         return stride, (before, after)
 
     def reshape(self, node: Any) -> None:
-        """From maps to one row of values for each image."""
+        """Takes in the way from maps to one row of values for each image."""
         attributes(node, allowzero=0)
         shape = self.chain.stored(node, 1)
         if shape.shape != (2,) or self.flat is not None:
@@ -194,7 +194,7 @@ class Found:
         self.flat = int(shape[1])
 
     def flatten(self, node: Any) -> None:
-        """The same, by its name."""
+        """Takes in what `reshape` does, by its name."""
         axis = attributes(node, axis=1)["axis"]
         if axis != 1 or self.flat is not None:
             refuse(node, f"has axis={axis}, expected 1, once")

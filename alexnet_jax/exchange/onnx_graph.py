@@ -64,7 +64,7 @@ class Chain:
         self.start, self.side = inputs[0].name, shape[2]
 
     def nodes(self) -> Iterator[Any]:
-        """From the input to the output.
+        """Yields the nodes from the input to the output.
 
         Raises:
             UserError: they are not one after the other.
@@ -109,11 +109,11 @@ class Chain:
             raise UserError(f"{name} is damaged: {error}") from error
 
     def weights(self, node: Any, index: int) -> np.ndarray:
-        """The same, of floating-point numbers that are finite."""
+        """Returns a stored array of floating-point numbers that are finite."""
         return numbers(node.input[index], self.stored(node, index))
 
     def number(self, node: Any, index: int) -> float:
-        """The same, of one number."""
+        """Returns a stored number."""
         array = self.stored(node, index)
         if array.size != 1 or array.dtype.kind not in "fiub":
             refuse(node, f"reads {node.input[index]} of shape {array.shape}, expected one number")

@@ -98,11 +98,11 @@ class _Graph:
         return name
 
     def widen(self, x: str) -> str:
-        """As float32."""
+        """Casts to float32."""
         return self.add("Cast", f"{x}/wide", x, to=TensorProto.FLOAT) if self.half else x
 
     def narrow(self, x: str) -> str:
-        """As the activations are."""
+        """Casts to the type of the activations."""
         return self.add("Cast", f"{x}/narrow", x, to=TensorProto.FLOAT16) if self.half else x
 
     def convolution(self, x: str, name: str, conv: Conv, arrays: Arrays) -> str:

@@ -75,7 +75,7 @@ def constrain(x: jax.Array, mesh: Mesh, spec: PartitionSpec) -> jax.Array:
 
 
 def describe_mesh(mesh: Mesh) -> str:
-    """For people: '1 x 2 (data x tower) on 2 cpu devices'."""
+    """Returns a line for people: '1 x 2 (data x tower) on 2 cpu devices'."""
     count = math.prod(mesh.devices.shape)
     shape = " x ".join(str(size) for size in mesh.devices.shape)
     platform = mesh.devices.flat[0].platform

@@ -110,7 +110,7 @@ class Network:
         self.final_maps()
 
     def sides(self) -> dict[str, tuple[int, int]]:
-        """Of each convolutional layer's responses and of the maps that it passes on, in pixels.
+        """The sides, in pixels, of each convolution's responses and of the maps that it passes on.
 
         Raises:
             ValueError: a layer's window does not fit onto the maps it is given.

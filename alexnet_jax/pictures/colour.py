@@ -39,7 +39,7 @@ def shares(kernel: np.ndarray) -> np.ndarray:
 
 
 def _energies(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each kernel the sum of squared weights, and of those that are left without the grey."""
+    """Sums each kernel's squared weights, and those that are left without the grey."""
     weights = np.asarray(kernel, np.float64)
     colours = weights - weights.mean(2, keepdims=True)
     return (weights**2).sum((0, 1, 2)), (colours**2).sum((0, 1, 2))

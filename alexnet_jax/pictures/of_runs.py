@@ -20,7 +20,7 @@ from alexnet_jax.run.restore import restore_weights
 
 
 def short_names(workdirs: Sequence[Path]) -> list[str]:
-    """Of each path the fewest last parts that no other one ends with."""
+    """Returns of each path the fewest last parts that no other one ends with."""
     parts = [Path(os.path.abspath(workdir)).parts for workdir in workdirs]
     names = []
     for own in parts:

@@ -138,8 +138,8 @@ class Checkpoints:
             kept = ", ".join(map(str, self.steps())) or "none"
             raise UserError(
                 f"could not save a checkpoint to {self.directory}: {_first_line(error)}. "
-                f"Checkpoints that stand: {kept}. Free some space or mend the permissions, and "
-                "give the same command again to go on."
+                f"Checkpoints that stand: {kept}. Free some space or fix the permissions, and "
+                "give the same command again to resume."
             ) from error
 
     def restore(

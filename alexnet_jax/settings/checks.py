@@ -10,7 +10,7 @@ from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import Network
 from alexnet_jax.settings.fields import flatten
 
-# What a run may change when it goes on: how long, how often, on what. All else makes another
+# What a run may change when it resumes: how long, how often, on what. All else makes another
 # network, other data or another update rule, which a checkpoint does not fit.
 FREE = (
     "epochs", "mesh.", "eval_batch_size", "log_every", "eval_every", "checkpoint_every",
@@ -88,7 +88,7 @@ def _check_numbers(field: str, value: Any) -> None:
 
 
 def check_same_run(saved: ConfigDict, asked: ConfigDict, workdir: Path) -> None:
-    """Refuses to go on with a run under a configuration that makes another one of it.
+    """Refuses to resume a run under a configuration that makes another one of it.
 
     Raises:
         ConfigError: names the fields that differ.

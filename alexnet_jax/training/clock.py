@@ -16,12 +16,12 @@ class Clock:
         self.restart()
 
     def restart(self) -> None:
-        """What happened until now (compilation, validation, a save) does not count."""
+        """Forgets what happened until now (compilation, validation, a save)."""
         self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
     @contextlib.contextmanager
     def waiting(self, result: Any) -> Iterator[None]:
-        """Around the fetching of a batch. It is waiting only if the device has nothing to do.
+        """Times the fetching of a batch, which is waiting only if the device has nothing to do.
 
         Args:
             result: of the step before.
@@ -32,7 +32,7 @@ class Clock:
             self._waited += time.perf_counter() - before
 
     def stepped(self, result: jax.Array) -> None:
-        """After a step was dispatched; the first one waits, so that compilation is not counted."""
+        """Counts a dispatched step; waits for the first, so that compilation is not counted."""
         if self._first is None:
             jax.block_until_ready(result)
             self._first = time.perf_counter() - self._start
@@ -41,7 +41,7 @@ class Clock:
             self._steps += 1
 
     def seconds_per_step(self) -> float:
-        """Call it when the device is done (after reading a result).
+        """Returns the time per step; call it when the device is done (after reading a result).
 
         Where there was only the first step, it is that one's, compilation and all.
         """
@@ -50,5 +50,5 @@ class Clock:
         return (time.perf_counter() - self._start) / self._steps
 
     def wait_fraction(self) -> float:
-        """0 to 1."""
+        """Returns the share of the time that the device waited for data, 0 to 1."""
         return self._waited / max(1e-9, time.perf_counter() - self._start)

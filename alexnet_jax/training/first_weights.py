@@ -2,9 +2,9 @@
 
 Fine-tuning, as the paper's "1 CNN*" was made (table 2). W is the directory of a run, or of
 converted weights. Each layer that W has with a kernel of the same shape starts from W's last
-checkpoint, with its biases and what batch norm keeps; the last layer, fc8, is always drawn anew,
+checkpoint, with its biases and what batch norm keeps; the last layer, fc8, is always drawn again,
 and so is what does not fit. Only weights are taken: momentum, schedule and mean image are the run's
-own. A run that goes on from a checkpoint of its own no longer looks at W. Where W's network differs
+own. A run that resumes from a checkpoint of its own no longer looks at W. Where W's network differs
 in more than shapes (in its norm, say), a note names the fields.
 """
 
@@ -38,7 +38,7 @@ def check_workdir(workdir: Path) -> None:
     """
     if 0 in _steps(workdir):  # a run saves after a step, so at 1 or later
         raise UserError(
-            f"--workdir={workdir} holds weights only, no run to go on with: start one elsewhere, "
+            f"--workdir={workdir} holds weights only, no run to resume: start one elsewhere, "
             f"with --workdir=ANOTHER --config.init_from={shlex.quote(str(workdir))}"
         )
 

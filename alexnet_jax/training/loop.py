@@ -71,13 +71,13 @@ def input_stream(
 
 
 def train(config: ConfigDict, workdir: Path) -> list[Score]:
-    """Trains, or goes on with, the run of `workdir` and tests it.
+    """Trains, or resumes, the run of `workdir` and tests it.
 
     Returns:
         The scores on the test split: in one view and in ten.
 
     Raises:
-        UserError: anything the user can mend; nothing was overwritten.
+        UserError: anything the user can fix; nothing was overwritten.
         Stopped: SIGTERM or SIGINT came; the run was saved first if it was under way.
     """
     first_weights.check_workdir(workdir)
@@ -152,7 +152,7 @@ def resume(
     for aside in checkpoints.discard_after(record["step"]):
         print(f"moved the damaged checkpoint to {aside}")
     batches.set_state(record["input"])
-    print(f"going on from the checkpoint of step {record['step']:,}", flush=True)
+    print(f"resuming from the checkpoint of step {record['step']:,}", flush=True)
     return state.with_trees(trees), record["step"]
 
 

@@ -18,7 +18,7 @@ class Report:
     def __init__(self, workdir: Path, start: int, steps: int) -> None:
         """Args:
         workdir: of the run.
-        start: the step it starts or goes on from; rows of later steps, which a killed run wrote
+        start: the step it starts or resumes from; rows of later steps, which a killed run wrote
             after its last checkpoint, are dropped.
         steps: of the whole run.
         """

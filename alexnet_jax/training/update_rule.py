@@ -112,7 +112,7 @@ class Plateau(NamedTuple):
 
     @staticmethod
     def start() -> "Plateau":
-        """Nothing seen yet."""
+        """Returns the state before the first validation."""
         return Plateau(jnp.float32(1), jnp.float32(jnp.inf), jnp.int32(0))
 
     def after(self, error: float, patience: int) -> "Plateau":

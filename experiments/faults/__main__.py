@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     sources = {f: (root / f).read_bytes() for f in tracked_files(root) if f.endswith(".py")}
     modules = named(sources, options.targets)
     if not modules:
-        flags.error(f"no module in {' '.join(options.targets)}: name .py files or folders of them")
+        flags.error(
+            f"no module in {' '.join(options.targets) or 'nothing'}: name .py files or folders of them"
+        )
     faults = [fault for module in modules for fault in faults_of(module, sources[module])]
     drawn = draw(faults, options.sample or len(faults), options.seed)
     if options.list:
@@ -65,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parser() -> Flags:
     """The flags."""
     flags = Flags("faults", __doc__)
-    flags.add_argument("targets", nargs="+", help="modules and folders to plant faults in")
+    flags.add_argument("targets", nargs="*", help="modules and folders to plant faults in")
     flags.add_argument("--tests", type=listing(), default=["tests"], help="files and folders")
     flags.add_argument("--sample", type=number(0), default=0, help="try so many faults; 0: all")
     flags.add_argument("--seed", type=number(0), default=0, help="of the sample")

@@ -271,7 +271,7 @@ def test_a_full_disk(tiny: Tiny, tmp_path: Path) -> None:
     assert line.startswith(f"error: could not save a checkpoint to {tmp_path / 'checkpoints'}: ")
     assert "Checkpoints that stand: 8. Free some space" in line
     printed = tiny.train(tmp_path, "--config.epochs=2", wide)
-    assert "going on from the checkpoint of step 8" in printed
+    assert "resuming from the checkpoint of step 8" in printed
 
 
 def test_damaged_checkpoints(tiny: Tiny, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_ctrl_c_in_a_terminal(tiny: Tiny, tmp_path: Path) -> None:
     (step,) = checkpoint_steps(tmp_path)
     said = [line for line in screen(shown).lines if "stopped by" in line]
     assert said == [
-        f"stopped by SIGINT: saved at step {step}; give the same command again to go on"
+        f"stopped by SIGINT: saved at step {step}; give the same command again to resume"
     ]
 
 

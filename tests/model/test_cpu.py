@@ -28,8 +28,13 @@ def values_and_gradients(
     layer: Callable[..., jax.Array], arrays: tuple[jax.Array, ...], slopes: jax.Array
 ) -> tuple[jax.Array, ...]:
     """A layer's values and the gradients by its input, kernels and biases."""
-    values, pullback = jax.vjp(layer, *arrays)
-    return values, *pullback(slopes)
+
+    @jax.jit
+    def both(arrays: tuple[jax.Array, ...], slopes: jax.Array) -> tuple[jax.Array, ...]:
+        values, pullback = jax.vjp(layer, *arrays)
+        return values, *pullback(slopes)
+
+    return both(arrays, slopes)
 
 
 def plain(form: Form) -> Callable[..., jax.Array]:
@@ -193,7 +198,7 @@ def test_bfloat16() -> None:
     params = jax.tree.map(jnp.float32, fixtures.random_params(network))
     images = jnp.float32(fixtures.random_images(4, 96))
     wide, narrow = (
-        AlexNet(network, dtype=dtype).apply({"params": params}, images)
+        jax.jit(AlexNet(network, dtype=dtype).apply)({"params": params}, images)
         for dtype in (jnp.float32, jnp.bfloat16)
     )
     assert isinstance(narrow, jax.Array) and narrow.dtype == jnp.float32

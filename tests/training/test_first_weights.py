@@ -316,6 +316,6 @@ def test_killed_and_gone_on_with_it_ends_as_an_unbroken_one_and_its_source_may_b
         train(other, broken)
     shutil.rmtree(source)
     printed = tiny.train(broken, *arguments)
-    assert "going on from the checkpoint of step" in printed
+    assert "resuming from the checkpoint of step" in printed
     assert "first weights" not in printed
     fixtures.assert_same_end(broken, unbroken)

@@ -62,7 +62,7 @@ def test_the_2012_run_takes_two_steps_is_killed_resumes_and_evaluates(tmp_path: 
 
     done = program.run(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "going on from the checkpoint of step 1" in done.stdout
+    assert "resuming from the checkpoint of step 1" in done.stdout
     arrays = fixtures.arrays(workdir / "checkpoints" / "2")
     parameters = [array for name, array in arrays.items() if name.startswith("model/params.")]
     assert sum(array.size for array in parameters) == 60_965_224

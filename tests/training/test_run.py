@@ -63,7 +63,7 @@ def test_killed_at_random_moments_a_run_ends_bit_for_bit_as_an_unbroken_one(
         fixtures.kill(process)
         assert not by_split(tmp_path, "test"), "killed too late"
     printed = tiny.train(tmp_path, *LONG)
-    assert "going on from the checkpoint of step" in printed
+    assert "resuming from the checkpoint of step" in printed
     fixtures.assert_same_end(tmp_path, unbroken)
 
 
@@ -109,11 +109,11 @@ def test_a_stopped_run_saves_first_and_goes_on(
     assert process.returncode == code
     assert err == ""
     assert out.splitlines()[-1] == (
-        f"stopped by {number.name}: saved at step {step}; give the same command again to go on"
+        f"stopped by {number.name}: saved at step {step}; give the same command again to resume"
     )
     if number == signal.SIGTERM:
         printed = tiny.train(tmp_path, *arguments)
-        assert f"going on from the checkpoint of step {step}" in printed
+        assert f"resuming from the checkpoint of step {step}" in printed
         fixtures.assert_same_end(tmp_path, unbroken)
 
 
@@ -213,7 +213,7 @@ def test_a_run_moves_to_other_devices_and_back(tiny: Tiny, tmp_path: Path) -> No
         devices = (f"--config.mesh.data={data}", f"--config.mesh.tower={tower}")
         printed = tiny.train(workdir, *steady, *devices, f"--config.epochs={epochs}")
         assert f"mesh of {data} x {tower}" in printed
-        assert f"going on from the checkpoint of step {start}" in printed
+        assert f"resuming from the checkpoint of step {start}" in printed
 
     tiny.train(tmp_path / "1x2", *steady, "--config.epochs=1")
     for mesh in ("1x1", "2x2"):

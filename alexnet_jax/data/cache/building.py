@@ -2,7 +2,7 @@
 
 Everything is written beside the cache's place, in PATH.partial, whose files only grow; every few
 seconds `progress.npz` there records how long each of them is whole. A preparation that was killed
-goes on from that record. When all is written the directory gets its name: a cache is complete or
+resumes from that record. When all is written the directory gets its name: a cache is complete or
 not there.
 """
 
@@ -105,7 +105,7 @@ def make_cache(
             os.unlink(os.path.join(path, "progress.npz"))
         except OSError as error:
             raise UserError(
-                f"cannot go on with {partial} ({error}): mend that and give the same command "
+                f"cannot write {partial} ({error}): fix that and give the same command "
                 "again; what was done is kept"
             ) from error
     return open_cache(path)
@@ -140,8 +140,8 @@ def _check_skipped(partial: pathlib.Path, on_bad_image: OnBadImage) -> None:
     skipped = len(listed.read_bytes().splitlines()) - 1 if listed.exists() else 0
     if on_bad_image == "fail" and skipped > 0:
         raise UserError(
-            f"{partial} has left out {skipped} images already (see {listed}): go on with "
-            f"--on_bad_image=skip, or delete {partial} to start anew"
+            f"{partial} has left out {skipped} images already (see {listed}): resume with "
+            f"--on_bad_image=skip, or delete {partial} to start over"
         )
 
 
@@ -179,10 +179,10 @@ def _write(
                 if chunk.bad and on_bad_image == "fail":
                     bad, reason = chunk.bad[0]
                     raise UserError(
-                        f"{source.name}: {bad} of the split {name} cannot be used ({reason}): mend "
+                        f"{source.name}: {bad} of the split {name} cannot be used ({reason}): fix "
                         "it and give the same command again, or leave such images out and have "
                         "them listed by `python -m alexnet_jax.prepare ... --on_bad_image=skip` (a "
-                        "list with one image less starts anew)"
+                        "list with one image less starts over)"
                     )
                 position = _append(files, position, name, chunk)
                 if time.monotonic() - saved > RECORD_SECONDS:
@@ -277,7 +277,7 @@ def _chunks(
 def _in_order(
     pool: futures.Executor, function: Callable[[T], R], items: Iterable[T], ahead: int
 ) -> Iterator[R]:
-    """As `pool.map`, but never more than `ahead` results wait in memory."""
+    """Yields what `pool.map` does, but never more than `ahead` results wait in memory."""
     waiting: collections.deque[futures.Future[R]] = collections.deque()
     rest = iter(items)
     try:

@@ -27,12 +27,12 @@ class Sums:
 
     @classmethod
     def zero(cls, size: int) -> "Sums":
-        """Of no images of `size` pixels a side."""
+        """Returns the sums of no images of `size` pixels a side."""
         return cls(0, np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64))
 
     @classmethod
     def of(cls, images: np.ndarray) -> "Sums":
-        """Of uint8 (N, S, S, 3).
+        """Returns the sums of images, uint8 (N, S, S, 3).
 
         OpenCV adds images five times faster than NumPy, in float32, which is exact up to 2^24 and
         so for 65,793 images.

@@ -109,7 +109,7 @@ def open_cache(path: str) -> Cache:
         )
     except FileNotFoundError as error:
         partial = (
-            f"; {partial_path(path)} is one that is not complete: prepare it again, it goes on"
+            f"; {partial_path(path)} is one that is not complete: prepare it again, it resumes"
         )
         raise UserError(
             f"{path} is no cache ({error.filename} is missing)"
@@ -120,7 +120,7 @@ def open_cache(path: str) -> Cache:
 
 
 def partial_path(path: str) -> str:
-    """Where a cache is made, until it is complete."""
+    """Returns where a cache is made, until it is complete."""
     return f"{os.path.abspath(path)}.partial"
 
 

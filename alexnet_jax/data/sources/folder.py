@@ -113,7 +113,7 @@ def _find_splits(root: str, path: str) -> dict[str, str]:
 
 
 def _find_classes(root: str, train: str) -> Classes:
-    """From classes.txt, else from the training split's list or class folders."""
+    """Finds the classes in classes.txt, else from the training split's list or class folders."""
     if os.path.isfile(os.path.join(root, "classes.txt")):
         return read_classes(os.path.join(root, "classes.txt"))
     if _is_listed(root, train):

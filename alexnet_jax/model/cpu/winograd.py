@@ -71,7 +71,7 @@ def transforms(taps: int) -> Transforms:
     n = tile + taps - 1
 
     def values(count: int) -> np.ndarray:
-        """Of polynomials, given by `count` coefficients, at every point; at infinity the last."""
+        """Values of polynomials of `count` coefficients at every point; at infinity the last."""
         rows = [[Fraction(p) ** power for power in range(count)] for p in points]
         return np.array([*rows, [Fraction(0)] * (count - 1) + [Fraction(1)]], dtype=object)
 
@@ -132,7 +132,7 @@ class Tiling(NamedTuple):
 
     @staticmethod
     def of(x: jax.Array, kernels: Grid, padding: Padding) -> "Tiling":
-        """For an input (N, H, W, I) and kernels from `transform_kernel`."""
+        """Returns the tiling of an input (N, H, W, I) for kernels from `transform_kernel`."""
         taps = TAPS[len(kernels)]
         forms = transforms(taps)
         height, width = (size + sum(padding) - taps + 1 for size in x.shape[1:3])
@@ -248,13 +248,13 @@ class Tiling(NamedTuple):
 
 
 def pad(x: jax.Array, rows: tuple[int, int], columns: tuple[int, int]) -> jax.Array:
-    """With zeros; negative numbers cut off."""
+    """Adds zeros around maps; negative numbers cut off."""
     config = [(0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)]
     return lax.pad(x, jnp.zeros((), x.dtype), config)
 
 
 def products(a: Grid, b: Grid, axes: tuple[int, int]) -> Grid:
-    """Of each pair of matrices, summed over these axes of the two."""
+    """Multiplies each pair of matrices, summed over these axes of the two."""
     over = (((axes[0],), (axes[1],)), ((), ()))
     return [
         [lax.dot_general(p, q, over, precision="highest") for p, q in zip(*rows, strict=True)]
