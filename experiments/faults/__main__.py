@@ -35,9 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sources = {f: (root / f).read_bytes() for f in tracked_files(root) if f.endswith(".py")}
     modules = named(sources, options.targets)
     if not modules:
-        flags.error(
-            f"no module in {' '.join(options.targets) or 'nothing'}: name .py files or folders of them"
-        )
+        named_paths = " ".join(options.targets) or "nothing"
+        flags.error(f"no module in {named_paths}: name .py files or folders of them")
     faults = [fault for module in modules for fault in faults_of(module, sources[module])]
     drawn = draw(faults, options.sample or len(faults), options.seed)
     if options.list:

@@ -67,7 +67,7 @@ def test_a_cache_elsewhere(tmp_path):
 def test_a_bad_image_is_named(tmp_path):
     fixtures.write_folder(tmp_path / "pets", {"train": 40}, ("cat", "dog"))
     (tmp_path / "pets" / "train" / "dog" / "17.png").write_bytes(b"\x89PNG but no more")
-    with pytest.raises(UserError, match=r"train/dog/17\.png .*mend it"):
+    with pytest.raises(UserError, match=r"train/dog/17\.png .*fix it"):
         dataset.ensure_cache(f"folder:{tmp_path}/pets", 16, str(tmp_path))
 
 
