@@ -4,8 +4,10 @@ import argparse
 import contextlib
 import difflib
 import os
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=f"python -m alexnet_jax.{name}",
             description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
             allow_abbrev=False,
         )
 
@@ -54,8 +56,24 @@ class Parser(argparse.ArgumentParser):
         return found
 
 
+class _Help(argparse.HelpFormatter):
+    """Fits a docstring to the terminal, paragraph by paragraph."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return fitted(text, width)
+
+
+def fitted(text: str, width: int) -> str:
+    """Returns a docstring whose paragraphs are as wide as the terminal; indented ones stay."""
+    paragraphs = textwrap.dedent(text).strip().split("\n\n")
+    return "\n\n".join(
+        paragraph if paragraph.startswith(" ") else textwrap.fill(paragraph, width)
+        for paragraph in paragraphs
+    )
+
+
 def parse_absl(
-    name: str, description: str | None, argv: Sequence[str], define: Callable[[], None]
+    name: str, description: str, argv: Sequence[str], define: Callable[[], None]
 ) -> None:
     """Parses `absl.flags.FLAGS`; what is wrong is one line and exit code 2, help is exit code 0.
 
@@ -69,8 +87,9 @@ def parse_absl(
 
     define()
     if {"-h", "--help", "-help", "--helpfull"} & set(argv):
-        print(f"usage: python -m alexnet_jax.{name} [flags]\n\n{description}")
-        print(flags.FLAGS.module_help(sys.modules[define.__module__]))
+        width = shutil.get_terminal_size().columns - 2
+        print(f"usage: python -m alexnet_jax.{name} [flags]\n\n{fitted(description, width)}\n")
+        print(flags.FLAGS.module_help(sys.modules[define.__module__]).partition(":\n")[2])
         sys.exit(0)
     try:
         extra = flags.FLAGS([name, *argv])[1:]

@@ -30,8 +30,9 @@ def define_flags() -> None:
         "config",
         None,
         "What to train: a name of alexnet_jax/configs (embedded, the default; fashion_mnist; "
-        "imagenet; half; ...), NAME:PRESET for another reading of the paper (paper, source, "
-        "reconciled), or a file PATH.py with a get_config. Set any field: --config.batch_size=64",
+        "imagenet, the default of describe and config; half; ...), NAME:PRESET for another reading "
+        "of the paper (paper, source, reconciled), or a file PATH.py with a get_config. Set any "
+        "field: --config.batch_size=64",
     )
     flags.DEFINE_enum(
         "mode",
@@ -49,7 +50,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses all but the fields of the configuration, which are returned."""
     fields = [re.fullmatch(r"--?config\.(.*)", argument, re.DOTALL) for argument in argv]
     others = [a for a, field in zip(argv, fields, strict=True) if not field]
-    cli.parse_absl("main", __doc__, others, define_flags)
+    cli.parse_absl("main", __doc__ or "", others, define_flags)
     if not FLAGS.workdir and FLAGS.mode in ("train", "evaluate"):
         cli.refuse(
             "--workdir is missing: a directory for the run, such as --workdir=/tmp/alexnet", 2

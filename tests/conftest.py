@@ -24,7 +24,8 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_num_cpu_devices", 8)
     if not hasattr(config, "workerinput"):  # the first process; those of pytest-xdist inherit it
         config.stash[COMPILED] = tempfile.TemporaryDirectory(prefix="alexnet_jax-")
-        os.environ.setdefault("ALEXNET_JAX_COMPILED", config.stash[COMPILED].name)
+        outer = os.environ.get("JAX_COMPILATION_CACHE_DIR", config.stash[COMPILED].name)
+        os.environ.setdefault("ALEXNET_JAX_COMPILED", outer)
 
 
 COMPILED = pytest.StashKey[tempfile.TemporaryDirectory[str]]()

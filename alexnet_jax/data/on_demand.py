@@ -87,7 +87,7 @@ def open_undecoded(source: Source, size: int, holdout: float = 0) -> Cache:
     Args:
         source: the dataset.
         size: S, the side in pixels that images are fitted to.
-        holdout: as in `preparation.make_cache`.
+        holdout: as in `building.make_cache`.
 
     Raises:
         UserError: the source cannot be trained on, or an image of the sample cannot be used.

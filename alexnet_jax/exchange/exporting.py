@@ -136,7 +136,7 @@ def to_onnx(
 
     Args:
         trained: the network.
-        precision: one of `PRECISIONS`, see `export_onnx`.
+        precision: one of `PRECISIONS`, see `to_onnx`.
         pixels: for int8, calibration images, uint8 (N, C, C, 3).
 
     Raises:

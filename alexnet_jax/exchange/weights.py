@@ -1,6 +1,6 @@
 """Weights that another program has trained, as this network takes them.
 
-`weights_onnx` and `weights_torch` read files; what they find is a list of layers in the layouts of
+`from_onnx` and `from_torch` read files; what they find is a list of layers in the layouts of
 Caffe and PyTorch. Here it becomes a `Network` and its parameters, with everything that the other
 program does in another way folded into the kernels:
 

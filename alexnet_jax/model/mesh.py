@@ -19,7 +19,6 @@ Tree = Any
 IMAGES = PartitionSpec("data")  # a batch, each device with its share of the images
 MAPS_OF_OWN_TOWER = PartitionSpec("data", None, None, "tower")
 MAPS_OF_BOTH_TOWERS = PartitionSpec("data", None, None, None)
-UNITS_OF_OWN_TOWER = PartitionSpec("data", "tower")
 UNITS_OF_BOTH_TOWERS = PartitionSpec("data", None)
 
 

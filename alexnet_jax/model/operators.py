@@ -1,8 +1,8 @@
 """The operators of one tower: convolution, LRN, within-map norm, pooling, dropout.
 
 Plain functions of arrays in NHWC layout. Each runs on what one device holds: one tower, or both,
-side by side along the channels. Two of them look unlike the formula they compute, because on a CPU
-XLA's own way is several times slower once it is differentiated:
+side by side along the channels. Two of them look unlike the formula they compute: so measured on a
+CPU, where XLA's own way is several times slower once it is differentiated, and not yet elsewhere.
 
 * LRN's sum over neighbouring channels is a product with a banded matrix of ones;
 * pooling is the maximum of shifted slices, rows first, then columns.

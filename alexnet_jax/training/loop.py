@@ -119,7 +119,7 @@ def train(config: ConfigDict, workdir: Path) -> list[Score]:
                 step = make_train_step(model, optimizer, cache.mean_image, config, steps)
                 state = run.loop(state, start, step, batches)
             end = max(start, steps)
-            scores = tested(workdir, end) or test(
+            scores = tested(workdir, end) or score_test_split(
                 evaluator, state.model(), cache, config, report, end
             )
         best = checkpoints.best()
@@ -246,7 +246,7 @@ class Run:
                 f"warning: after {row['epoch']:.1f} epochs the loss, {row['loss']:.3f}, is still "
                 f"at chance, ln({classes}) = {chance:.3f}. Is the learning rate "
                 "too low, are the initial weights too small for this network (see "
-                "configs/small.py), or are the labels shuffled?"
+                "settings/scaling.py), or are the labels shuffled?"
             )
 
     def validate(self, state: State, step: int) -> tuple[State, float]:
@@ -295,7 +295,7 @@ def all_finite(tree: Tree) -> jax.Array:
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
 
 
-def test(
+def score_test_split(
     evaluator: Evaluator,
     variables: Tree,
     cache: Cache,

@@ -1,5 +1,9 @@
 # ---
 # jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -14,7 +18,7 @@
 # Eight layers in two towers, trained, tested, asked and looked into: Krizhevsky, Sutskever and
 # Hinton, *ImageNet Classification with Deep Convolutional Neural Networks*, 2012. Two minutes on
 # two cores, and one more the first time, when the dataset is drawn. On Colab choose a GPU or a TPU
-# first; nothing below changes.
+# first.
 #
 # The network has a quarter of AlexNet's widths. Section numbers are the paper's.
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from alexnet_jax.cli import fitted
 from alexnet_jax.errors import UserError
 from experiments.shared import machine
 
@@ -97,8 +98,11 @@ class Flags(argparse.ArgumentParser):
         sys.exit(2)
 
 
-class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the lines of a docstring, and names the default of a flag that has one."""
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Fits a docstring to the terminal, and names the default of a flag that has one."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return fitted(text, width)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return super()._get_help_string(action) if action.default else action.help

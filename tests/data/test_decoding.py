@@ -1,6 +1,6 @@
 """Images: every format and colour mode against known pixels, each refusal, the resize, and a fuzz.
 
-`python tests/test_images.py 20000 1` fuzzes with 20,000 mutants from seed 1.
+`python tests/data/test_decoding.py 20000 1` fuzzes with 20,000 mutants from seed 1.
 """
 
 import io

@@ -1,5 +1,6 @@
 """The notebook: its two forms are one, and it runs as it stands."""
 
+import re
 from pathlib import Path
 
 import jupytext
@@ -15,6 +16,8 @@ def test_the_two_forms_are_one(page: Path) -> None:
     text, notebook = jupytext.read(page), jupytext.read(page.with_suffix(".ipynb"))
     both = [[(cell.cell_type, cell.source) for cell in form.cells] for form in (text, notebook)]
     assert both[0] == both[1]
+    cells = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert re.search(r"^ *%pip install", cells, re.MULTILINE), "a fresh Colab has no package"
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code)
     outputs = [output for cell in code for output in cell.outputs]

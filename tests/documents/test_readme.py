@@ -129,6 +129,6 @@ def test_the_repository_has_one_address() -> None:
     address = project["urls"]["Source"]
     path = address.removeprefix("https://github.com/")
     notebook = (ROOT / "experiments" / "notebooks" / "alexnet.py").read_text()
-    assert f"pip install -q git+{address}" in notebook
+    assert f"pip install -q git+{address}\n" in notebook
     for text in (README, notebook):
         assert re.findall(r"/github/([\w-]+/[\w-]+)/blob", text) == [path]

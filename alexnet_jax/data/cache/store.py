@@ -2,7 +2,7 @@
 
 "We first rescaled the image such that the shorter side was of length 256, and then cropped out the
 central 256x256 patch." Decoding and resizing cost a hundred times what a crop costs, so they are
-done once (`preparation`) and kept in memory-mapped uint8 arrays, which every epoch and every run
+done once (`building`) and kept in memory-mapped uint8 arrays, which every epoch and every run
 then shares:
 
     train.images.npy       uint8 (N, S, S, 3), RGB
@@ -45,7 +45,7 @@ class Cache:
             in squared grey levels (their square roots are `color_stdevs` in cuda-convnet2).
         eigenvectors: float64 (3, 3); column k belongs to eigenvalue k, rows are R, G, B.
         images: split name to memory-mapped uint8 (N, S, S, 3), or to an array-like that decodes
-            what it is asked for (`undecoded`).
+            what it is asked for (`data.on_demand`).
         labels: split name to int32 (N,), or to such an array-like.
         fingerprint: 16 hex digits that differ for other images, labels, size or splits.
     """

@@ -41,7 +41,7 @@ def open_source(spec: str, data_dir: str | None = None) -> Source:
 
     Args:
         spec: one of the forms in this module's docstring.
-        data_dir: TFDS's directory; None means TFDS's own default (`default_data_dir`).
+        data_dir: TFDS's directory; None means TFDS's own default (`resolve_data_dir`).
 
     Raises:
         UserError: if the spec is not understood or its data is not there; the message says how to

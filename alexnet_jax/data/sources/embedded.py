@@ -1,6 +1,6 @@
 """The embedded dataset as a TFDS builder: pictures that the package draws itself, no download.
 
-`leaves` draws; this file turns its JPEGs into a prepared TFDS directory of ArrayRecord files,
+`dead_leaves` draws; this file turns its JPEGs into a prepared TFDS directory of ArrayRecord files,
 which is then read like any other TFDS dataset:
 
     builder = prepare()
@@ -52,7 +52,7 @@ class EmbeddedImages(tfds.core.GeneratorBasedBuilder):
     Give it ``file_format='array_record'``: without TensorFlow no other format can be written.
     """
 
-    # TFDS keeps what is prepared: a change in `leaves` that changes the images needs a new version.
+    # TFDS keeps what is prepared: what changes the images of `dead_leaves` needs a new version.
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First release."}
     BUILDER_CONFIGS: ClassVar = [
