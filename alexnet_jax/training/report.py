@@ -3,13 +3,28 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from alexnet_jax.evaluation.scores import Score
 from alexnet_jax.run.metrics import Row, read_rows
+
+
+def _import_tensorboardx() -> Any:
+    """Imports tensorboardX without torch, which it would load, in two seconds, and not need."""
+    hidden: dict[str, Any] = {} if "torch" in sys.modules else {"torch": None}
+    sys.modules.update(hidden)
+    try:
+        import tensorboardX
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+    return tensorboardX
+
+
+tensorboardX = _import_tensorboardx()
 
 
 class Report:
@@ -28,7 +43,9 @@ class Report:
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
         partial.replace(path)
         self._file = path.open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=start + 1
+        )
         self._bar = tqdm(
             total=steps,
             initial=start,

@@ -27,6 +27,7 @@ def test_the_two_forms_are_one(page: Path) -> None:
     assert len(pictures) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_it_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a kernel of its own, from the first cell to the last, and the towers are two devices."""

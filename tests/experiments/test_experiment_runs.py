@@ -83,6 +83,7 @@ def test_results_in_the_repository_are_ignored_by_git(checkout: Checkout) -> Non
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 def test_figure4_has_both_halves(checkout: Checkout, pictures: dict[str, Any]) -> None:
     """Eight answers in two rows, five queries; of the test split, of all classes alike."""
     out = checkout.root / "results-figure4"
@@ -96,6 +97,7 @@ def test_figure4_has_both_halves(checkout: Checkout, pictures: dict[str, Any]) -
         assert "abcd"[one["number"] // 6] == one["class_name"]
 
 
+@pytest.mark.slow
 def test_figure4_says_how_it_was_made(checkout: Checkout, pictures: dict[str, Any]) -> None:
     """The commands, as one would type them in the folder of the results."""
     config = checkout.tiny.config
@@ -112,6 +114,7 @@ def test_figure4_says_how_it_was_made(checkout: Checkout, pictures: dict[str, An
     assert looking == f"{start}features --workdir=W {flags}"
 
 
+@pytest.mark.slow
 def test_ensemble_resumes_and_publishes(checkout: Checkout, pictures: dict[str, Any]) -> None:
     """One of the networks is trained already: it is not trained again. What is published is what
     `--mode=evaluate` found, in the form of the result that is in the repository."""

@@ -71,6 +71,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
     return benchmark(tmp_path_factory.mktemp("step"), f"--only={','.join(wanted)}")
 
 
+@pytest.mark.slow
 def test_all_that_is_timed_has_agreed(run) -> None:
     """This network on its meshes, the plain one, PyTorch's and ONNX's."""
     result, _ = run
@@ -87,6 +88,7 @@ def test_all_that_is_timed_has_agreed(run) -> None:
         assert apart is None or apart < 1e-4, key
 
 
+@pytest.mark.slow
 def test_what_was_not_run_is_listed(run) -> None:
     """With the reason."""
     result, page = run
@@ -102,6 +104,7 @@ def test_what_was_not_run_is_listed(run) -> None:
     assert result["startup"] is None and "first step" not in page
 
 
+@pytest.mark.slow
 def test_rows_and_ratios_follow_from_the_readings(run) -> None:
     """Recomputed from the file alone."""
     result, page = run
@@ -127,6 +130,7 @@ def test_rows_and_ratios_follow_from_the_readings(run) -> None:
     assert f"a mesh of 1x2 has {ratios['training_4/jax_1x2_to_1x1']:.2f} times its rate" in page
 
 
+@pytest.mark.slow
 def test_operators_one_by_one(tmp_path: Path) -> None:
     """Forward and backward, this package's and the plain ones, which agree."""
     result, _ = benchmark(

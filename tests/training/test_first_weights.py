@@ -256,7 +256,7 @@ def test_converted_weights_are_no_run_to_go_on_with(tmp_path: Path) -> None:
     write_run(tmp_path / "W", config, step=0)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     assert str(refused(config, tmp_path / "W")) == (
-        f"--workdir={tmp_path / 'W'} holds weights only, no run to go on with: start one "
+        f"--workdir={tmp_path / 'W'} holds weights only, no run to resume: start one "
         f"elsewhere, with --workdir=ANOTHER --config.init_from={tmp_path / 'W'}"
     )
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
