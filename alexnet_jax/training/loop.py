@@ -34,7 +34,7 @@ from alexnet_jax.run.parts import build, check_batch
 from alexnet_jax.signals import Stopped, stop_signals
 from alexnet_jax.training import first_weights, update_rule
 from alexnet_jax.training.clock import Clock
-from alexnet_jax.training.report import Report, conclude, tested
+from alexnet_jax.training.report import Report, conclude, read_test_scores
 from alexnet_jax.training.step import (
     State,
     initial_state,
@@ -119,7 +119,7 @@ def train(config: ConfigDict, workdir: Path) -> list[Score]:
                 step = make_train_step(model, optimizer, cache.mean_image, config, steps)
                 state = run.loop(state, start, step, batches)
             end = max(start, steps)
-            scores = tested(workdir, end) or score_test_split(
+            scores = read_test_scores(workdir, end) or score_test_split(
                 evaluator, state.model(), cache, config, report, end
             )
         best = checkpoints.best()

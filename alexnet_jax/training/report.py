@@ -101,7 +101,7 @@ class Report:
             )
 
 
-def tested(workdir: Path, step: int) -> list[Score]:
+def read_test_scores(workdir: Path, step: int) -> list[Score]:
     """The scores that a test at this step has already written."""
     rows = read_rows(workdir / "metrics.jsonl")
     return [

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from alexnet_jax.model.cpu import compiler
-from alexnet_jax.model.cpu.tower import Tower
+from alexnet_jax.model.cpu.tower import PortionedTower
 from alexnet_jax.model.plain import Plain
 
 Tree = Any
@@ -28,7 +28,7 @@ Tree = Any
 class CPU(Plain):
     """How the network is computed on a CPU."""
 
-    tower = Tower
+    tower = PortionedTower
 
     def compiler_options(self, *, training: bool = False) -> dict[str, str]:
         """Returns which of XLA's libraries computes what, see `compiler`."""

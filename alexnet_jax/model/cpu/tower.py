@@ -26,7 +26,7 @@ class Stage(NamedTuple):
     compute: Callable[[jax.Array], jax.Array]
 
 
-class Tower(tower.Tower):
+class PortionedTower(tower.Tower):
     """`model.tower.Tower`, the same function: between two communications in portions of images."""
 
     lrn = staticmethod(local_response_norm)
