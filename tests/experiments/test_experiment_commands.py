@@ -66,7 +66,9 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
         module.main(["--help"])
     out, err = capsys.readouterr()
     assert ended.value.code == 0 and err == ""
-    assert f"usage: python -m experiments.{name} [-h]" in out and module.__doc__ in out + "\n"
+    assert f"usage: python -m experiments.{name} [-h]" in out
+    assert " ".join(module.__doc__.split()) in " ".join(out.split())  # fitted to the terminal
+    assert max(map(len, out.splitlines())) <= 100
     assert ("--publish" in out) == (name != "step.first_step")
 
 
