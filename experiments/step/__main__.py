@@ -7,13 +7,13 @@ Random images, already where they are needed. Every framework has a process of i
 compute a step first have to agree in what comes out, and are then timed in turns, round by round.
 Writes benchmark.json (with --operators operators.json), with all readings, and the page that is
 printed as its neighbour of the same name that ends in .md. What is not installed, or fails, is left
-out, and the page says so.
+out, and the page says so. Both files are there after the first session, and grow with each.
 """
 
 import argparse
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from alexnet_jax.errors import UserError
@@ -29,7 +29,7 @@ from experiments.shared.command import (
 )
 from experiments.shared.machine import cores
 from experiments.step.contender import Task
-from experiments.step.ratios import Row, ratios
+from experiments.step.ratios import ratios
 from experiments.step.report import PACKAGES, report
 from experiments.step.session import Frameworks, Session, parts
 from experiments.step.startup import startup
@@ -59,16 +59,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = Results("step", arguments, PACKAGES)
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # several processes share a GPU
     os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # compile times are wanted
-    measured = measure(arguments)
-    result = results.made_by() | measured
     name = "operators" if arguments.operators else "benchmark"
-    results.write(f"{name}.json", result)
-    results.write_page(f"{name}.md", report(result))
+    for measured in measurements(arguments):
+        result = results.made_by() | measured
+        results.write(f"{name}.json", result)
+        results.write(f"{name}.md", report(result))
+    print(report(result))
     results.finish()
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All that is measured."""
+def measurements(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What has been measured after every session, and at the end with the startup."""
     task = Task(
         config=override(load(arguments.config), fields(arguments)),
         dtype=arguments.dtype,
@@ -76,27 +77,27 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         threads=cores(),
         cache=arguments.cache,
     )
-    rows: list[Row] = []
-    not_run: list[Row] = []
+    names = ("operators", "batch", "dtype", "rounds", "seconds", "config", "set", "cache", "only")
+    measured: dict[str, Any] = {"rows": [], "not_run": [], "startup": None}
     with contextlib.closing(Frameworks(task)) as frameworks:
         task = frameworks.task
+        measured["settings"] = {name: getattr(arguments, name) for name in names} | {
+            "threads": task.threads,
+            "devices": task.devices,
+            "platform": task.platform,
+        }
         for part in parts(task, arguments.batch, operators=arguments.operators):
             session = Session(part, frameworks, arguments.only)
-            rows += session.run(arguments.rounds, arguments.seconds)
-            not_run += session.not_run
-    if not rows:
+            measured["rows"] += session.run(arguments.rounds, arguments.seconds)
+            measured["not_run"] += session.not_run
+            measured |= {"frameworks": frameworks.about, "ratios": ratios(measured["rows"])}
+            if measured["rows"]:
+                yield measured
+    if not measured["rows"]:
         raise UserError(f"--only={','.join(arguments.only)}: no row was run; see --help")
-    names = ("operators", "batch", "dtype", "rounds", "seconds", "config", "set", "cache", "only")
-    start_up = (arguments.config, arguments.batch[0], fields(arguments))
-    return {
-        "settings": {name: getattr(arguments, name) for name in names}
-        | {"threads": task.threads, "devices": task.devices, "platform": task.platform},
-        "frameworks": frameworks.about,
-        "rows": rows,
-        "not_run": not_run,
-        "startup": startup(*start_up) if arguments.startup else None,
-        "ratios": ratios(rows),
-    }
+    if arguments.startup:
+        first = (arguments.config, arguments.batch[0], fields(arguments))
+        yield measured | {"startup": startup(*first)}
 
 
 if __name__ == "__main__":
