@@ -127,7 +127,7 @@ def train(config: ConfigDict, workdir: Path) -> list[Score]:
 
     figure3.kernels(np.asarray(state.params["conv1"]["kernel"]), network.towers, workdir)
     curves.curves(workdir)
-    conclude(workdir, config, scores, best)
+    conclude(workdir, scores, best)
     return scores
 
 

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from alexnet_jax.evaluation.scores import Score
@@ -89,11 +88,11 @@ class Report:
         speed = f"{row['images_per_second']:,.0f} images/s"
         wait = f"{row['data_wait_fraction']:.1%}"
         if self._bar.disable:
-            left = f"{row['seconds_left'] // 60:.0f}m{row['seconds_left'] % 60:02.0f}s"
+            minutes, seconds = divmod(round(row["seconds_left"]), 60)
             self.say(
                 f"step {row['step']:>6}/{self._bar.total}  epoch {row['epoch']:6.2f}  "
                 f"loss {row['loss']:.4f}  top-1 error {row['top1_error']:6.1%}  "
-                f"{speed}  waiting for data {wait}  left {left}"
+                f"{speed}  waiting for data {wait}  left {minutes}m{seconds:02}s"
             )
         else:
             self._bar.set_postfix_str(
@@ -111,7 +110,7 @@ def read_test_scores(workdir: Path, step: int) -> list[Score]:
     ]
 
 
-def conclude(workdir: Path, config: ConfigDict, scores: list[Score], best: int | None) -> None:
+def conclude(workdir: Path, scores: list[Score], best: int | None) -> None:
     """Prints the result and what can be done with it."""
     print()
     for score in scores:

@@ -407,8 +407,33 @@ def test_evaluation_counts_every_example_once(count, batches):
         ({"process_count": 3}, "does not divide into 3"),
         ({"split": "test"}, "no split 'test', only"),
         ({"seed": -1}, "seed=-1: expected 0 to 4294967295"),
+        ({"seed": 2**32}, "seed=4294967296: expected 0 to 4294967295"),
     ],
 )
 def test_sizes_that_do_not_fit(options, message):
     with pytest.raises(UserError, match=message):
         take(1, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 1}, {"batch_size": COUNT}, {"crop": 1}, {"crop": SIZE},
+                {"seed": 0}, {"seed": 2**32 - 1}]
+)  # fmt: skip
+def test_the_smallest_and_the_largest_that_fit(options):
+    (batch,) = take(1, **options)
+    side = options.get("crop", CROP)
+    assert batch["image"].shape == (options.get("batch_size", BATCH), side, side, 3)
+
+
+def test_what_is_not_said_is_as_in_the_released_code():
+    """Lighting by the root of the eigenvalues, on the host; 33 crops a side; mirrored."""
+    cache = lit_cache()
+    said = {"lighting": "sqrt", "lighting_on": "host", "last_offset": True, "flip": True}
+    options = {"batch_size": BATCH, "crop": 18, "seed": 1}
+    unsaid, explicit = (
+        iter(stream.training_stream(cache, **options, **more)) for more in ({}, said)
+    )
+    for _ in range(3):
+        assert_same([next(unsaid)], [next(explicit)])
+    unsaid.close()
+    explicit.close()

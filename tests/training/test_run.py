@@ -16,7 +16,6 @@ from run_fixtures import Tiny
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.files import sole_owner
-from alexnet_jax.training.report import Report
 
 # A save takes longer than the four steps to the next one, so that few kills miss one. The plateau
 # rule drops the rate three times in these 15 epochs, so its state is part of what has to come back.
@@ -263,17 +262,7 @@ def test_a_loss_that_stays_at_chance_is_said_aloud_once(tiny: Tiny, tmp_path: Pa
     )
 
 
-# --- metrics.jsonl and the lock, in this process --------------------------------------------------
-
-
-def test_rows_after_the_restored_step_and_a_half_written_one_are_dropped(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    lines = [json.dumps({"step": step, "split": "train", "views": 1}) for step in (4, 8, 12, 16)]
-    path.write_text("\n".join(lines) + '\n{"step": 17, "spl')
-    with Report(tmp_path, start=12, steps=20) as report:
-        report.rows({"step": 14, "split": "validation", "views": 1})
-    assert [row["step"] for row in fixtures.rows(tmp_path)] == [4, 8, 12, 14]
-    assert not list(tmp_path.glob("*.tmp"))
+# --- the lock, in this process --------------------------------------------------
 
 
 def test_a_second_process_is_kept_out(tmp_path: Path) -> None:

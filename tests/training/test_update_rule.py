@@ -143,6 +143,13 @@ def test_schedules(
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-12)
 
 
+def test_in_a_very_short_run_two_drops_fall_on_one_step_and_both_count() -> None:
+    config = optim_config(drops=(0.27, 0.28, 0.9), bias_drops=(0.27, 0.28, 0.29))
+    assert rates_at(config, 10, 2) == pytest.approx((1e-2, 2e-2, 1e-2))
+    assert rates_at(config, 10, 3) == pytest.approx((1e-4, 2e-5, 1e-4))
+    assert rates_at(config, 10, 9) == pytest.approx((1e-5, 2e-5, 1e-5))
+
+
 def test_unknown_schedule() -> None:
     with pytest.raises(ValueError, match=r"optim.schedule='cosine': one of steps, plateau, dexp"):
         update_rule.schedules(optim_config(schedule="cosine"), 100)
