@@ -15,13 +15,22 @@ from run_fixtures import Tiny
 from alexnet_jax.model import AlexNet, Network, make_mesh
 
 
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Before the first use of jax: the CPU also where there is something faster, since the tests
     compare digits, some in float64, on meshes of up to eight devices. But for those with the marker
-    `device`, which want what is there."""
+    `device`, which want what is there.
+
+    Three quarters of the time of the tests is XLA's, and a third of that is LLVM's, which need not
+    optimize what runs once. Whole runs are processes of their own, compiled as a user's are."""
     if config.option.markexpr != "device":
         jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", 8)
+        with pytest.MonkeyPatch.context() as patch:  # the processes that tests start have it not
+            patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}")
+            jax.config.update("jax_num_cpu_devices", 8)
+            jax.devices()
     if not hasattr(config, "workerinput"):  # the first process; those of pytest-xdist inherit it
         config.stash[COMPILED] = tempfile.TemporaryDirectory(prefix="alexnet_jax-")
         outer = os.environ.get("JAX_COMPILATION_CACHE_DIR", config.stash[COMPILED].name)

@@ -25,7 +25,8 @@ WORD = re.compile(r"[a-z][a-z0-9_]*")
 # What only people read or the type checker.
 SPEAKING = {"print", "say", "warn", "info", "warning", "DEFINE_string", "Literal", "TypeVar"}
 # Words for people, guards against what never happens, and what costs time or memory alone.
-UNSEEN = {"help", "description", "metavar", "stacklevel", "strict", "maxsize", "num_threads"}
+UNSEEN = {"help", "description", "metavar", "stacklevel", "strict", "frozen"}
+UNSEEN |= {"maxsize", "num_threads", "prefetch_buffer_size", "dst"}
 ANNOTATIONS = {"annotation", "returns", "type_params"}
 CONDITIONS = {"TYPE_CHECKING", "__name__ == '__main__'"}
 Change = tuple[str, int, int, bytes]  # what it does, from byte, to byte, new text

@@ -253,15 +253,6 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
 
 
-def test_a_loss_that_stays_at_chance_is_said_aloud_once(tiny: Tiny, tmp_path: Path) -> None:
-    still = ("--config.optim.learning_rate=1e-9", "--config.model.fc8_std=0.001")
-    printed = tiny.train(tmp_path, *still, "--config.epochs=4")
-    assert (
-        len(re.findall(r"warning: after 2.0 epochs the loss, 1.38\d, is still at chance", printed))
-        == 1
-    )
-
-
 # --- the lock, in this process --------------------------------------------------
 
 
