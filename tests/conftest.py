@@ -14,7 +14,6 @@ from run_fixtures import Tiny
 
 from alexnet_jax.model import AlexNet, Network, make_mesh
 
-
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
 
 
