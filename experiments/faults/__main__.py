@@ -10,21 +10,19 @@ any module or test it tries the survivors again, and the faults of the modules t
 """
 
 import itertools
-import json
 import os
 import random
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from experiments.faults.baseline import Baseline
 from experiments.faults.planting import Fault, faults_of
 from experiments.faults.report import page, summary
-from experiments.faults.tree import fingerprint, named, tracked_files
 from experiments.faults.trials import KILLED, NOT_EXECUTED, TIMED_OUT, Copy, Outcome, run
 from experiments.shared.command import Flags, Results, listing, number, say, start
+from experiments.shared.journal import Journal, fingerprint, tracked_files
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = "+".join(target.strip("/").replace("/", ".") for target in options.targets)
     results = Results(f"faults/{name}", options)
     journal = Journal(results.folder / "trials.jsonl", fingerprint(sources))
-    waiting = [fault for fault in drawn if not journal.settles(fault)]
+    waiting = [fault for fault in drawn if not settled(journal, fault)]
     say(f"{len(drawn)} of {len(faults)} faults, {len(drawn) - len(waiting)} of them settled before")
     if waiting:
         tests = named(sources, options.tests, "test_*.py")
@@ -94,28 +92,17 @@ def draw(faults: list[Fault], count: int, seed: int) -> list[Fault]:
     return [fault for fault in faults if fault in drawn]
 
 
-class Journal:
-    """What became of the faults, in a file that has it as soon as it is known."""
+def named(files: Iterable[str], paths: list[str], pattern: str = "*.py") -> list[str]:
+    """Those of the files that are named, or lie in folders that are."""
+    folders = [os.path.relpath(path) for path in paths]
+    found = [f for f in files if any(Path(f).is_relative_to(folder) for folder in folders)]
+    return [file for file in found if Path(file).match(pattern)]
 
-    def __init__(self, path: Path, tree: str) -> None:
-        """Reads the file, if there is one; `tree` is the fingerprint of all modules and tests."""
-        self.path, self.tree = path, tree
-        try:
-            lines = path.read_text().splitlines() if path.exists() else []
-            self.rows: dict[str, dict[str, Any]] = {r["key"]: r for r in map(json.loads, lines)}
-        except json.JSONDecodeError as error:
-            sys.exit(f"{path} is corrupt ({error}): delete the broken line, or name another --out")
 
-    def keep(self, key: str, **row: Any) -> None:
-        """Adds a row; it takes the place of an earlier one of the same key."""
-        self.rows[key] = {"key": key, "tree": self.tree, **row}
-        with self.path.open("a") as file:
-            file.write(json.dumps(self.rows[key]) + "\n")
-
-    def settles(self, fault: Fault) -> bool:
-        """Whether a fault need not be tried: it was killed once, or survived in the same tree."""
-        row = self.rows.get(fault.key, {"outcome": "", "tree": ""})
-        return row["outcome"] in (KILLED, TIMED_OUT) or row["tree"] == self.tree
+def settled(journal: Journal, fault: Fault) -> bool:
+    """Whether a fault need not be tried: it was killed once, or survived in the same tree."""
+    row = journal.rows.get(fault.key, {"outcome": "", "tree": ""})
+    return row["outcome"] in (KILLED, TIMED_OUT) or row["tree"] == journal.tree
 
 
 def try_faults(

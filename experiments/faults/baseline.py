@@ -14,9 +14,9 @@ from pathlib import Path
 import coverage
 
 from experiments.faults.planting import Fault
-from experiments.faults.tree import fingerprint
 from experiments.faults.trials import SURVIVED, Copy, Outcome, Trial, run
 from experiments.shared.command import say
+from experiments.shared.journal import fingerprint
 
 SETTINGS = """[run]
 parallel = true

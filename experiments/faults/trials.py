@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.faults.planting import Fault
-from experiments.faults.tree import tracked_files
+from experiments.shared.journal import tracked_files
 
 KILLED, TIMED_OUT, SURVIVED, NOT_EXECUTED = "killed", "timed out", "survived", "not executed"
 TOOL = Path(__file__).parents[2]

@@ -1,0 +1,1 @@
+"""What becomes of a user's work when things go wrong."""
