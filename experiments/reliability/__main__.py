@@ -5,10 +5,10 @@
     kill            SIGKILL at a random moment of a start, a training, a validation, a save, a test
                     or a preparation: the same command then ends bit for bit like an unbroken one
     terminate       SIGTERM at such a moment: exit code 143 and one true line; then the same
-    disk            no file may grow beyond a limit, for every size of a file that a run writes: one
-                    line that says so; with space again the same
-    damage          every file of a run's directory deleted, truncated, altered or unreadable: it goes
-                    on exactly, or refuses and changes nothing
+    disk            no file may grow beyond a limit, for every size of a file that a run writes:
+                    one line that says so; with space again the same
+    damage          every file of a run's directory deleted, truncated, altered or unreadable: it
+                    goes on exactly, or refuses and changes nothing
     images          files with random faults: read, or refused with a reason
     weights         likewise
     configurations  random values of random fields: refused, or a step of them can be traced
@@ -61,9 +61,9 @@ class Case(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> None:
     """Tries all cases that are not in the journal, and reports."""
     flags = Flags("reliability", __doc__)
-    flags.add_argument("--only", type=listing(), default=PARTS, help="of the parts above")
-    flags.add_argument("--quick", action="store_true", help="a sample that takes two minutes")
-    flags.add_argument("--workers", type=number(1), default=cores(), help="cases at a time")
+    flags.add_argument("--only", type=listing(), default=list(PARTS), help="Of the parts above.")
+    flags.add_argument("--quick", action="store_true", help="A sample that takes two minutes.")
+    flags.add_argument("--workers", type=number(1), default=cores(), help="Cases at a time.")
     options = flags.parse(argv)
     if unknown := set(options.only) - set(PARTS):
         flags.error(f"--only: there is no part {', '.join(sorted(unknown))}")
