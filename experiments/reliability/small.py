@@ -148,9 +148,10 @@ def arrays(checkpoint: Path) -> dict[str, np.ndarray]:
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:
-    """All rows, without the times."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+    """All rows, without the times and without the test of a shorter run that was gone on with."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    kept = [row for row in rows if row["split"] != "test" or row["step"] == rows[-1]["step"]]
+    return [{name: row[name] for name in row if name not in TIMES} for row in kept]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
