@@ -68,6 +68,9 @@ class FileSplit:
         except OSError as error:
             raise OSError(f"{path}: {error.strerror or error}") from error
 
+    def label(self, index: int) -> int:
+        return int(self._labels[index])
+
 
 def open_folder(path: str) -> Source:
     """Opens a folder of one of the forms in this module's docstring.

@@ -27,6 +27,9 @@ class ArraySplit:
         pixels = np.repeat(self._images[index][..., None], 3, axis=2)
         return Record(f"{self._split}[{index}]", int(self._labels[index]), pixels)
 
+    def label(self, index: int) -> int:
+        return int(self._labels[index])
+
 
 def open_idx(folder: str) -> Source:
     """Opens the four IDX files of MNIST and its kin, `train-images-idx3-ubyte[.gz]` and so on.

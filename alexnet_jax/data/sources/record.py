@@ -34,6 +34,19 @@ class Split(Protocol):
         """
 
 
+class Labelled(Split, Protocol):
+    """A split that knows its labels without reading its images."""
+
+    def label(self, index: int) -> int:
+        """That of the record."""
+
+
+def label_of(split: Split | Labelled, index: int) -> int:
+    """The label of a record, which is read only where its split does not know it otherwise."""
+    known = getattr(split, "label", None)
+    return split[index].label if known is None else known(index)
+
+
 class LeftOut(Mapping[str, int]):
     """How many files a dataset or a folder holds that are not used, by reason.
 
