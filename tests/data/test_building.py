@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,9 @@ import numpy as np
 import pytest
 from data_fixtures import Photos, assert_same_files, photos
 
-from alexnet_jax.data import decoding, on_demand, sources
-from alexnet_jax.data.cache import building, estimate, store
-from alexnet_jax.data.cache.journal import Position
+from alexnet_jax.data import decoding, on_demand, sources, threads
+from alexnet_jax.data.cache import building, estimate, journal, listing, store
+from alexnet_jax.data.cache.journal import GrowingFiles, Position
 from alexnet_jax.data.cache.statistics import Sums
 from alexnet_jax.data.sources.record import Source
 from alexnet_jax.errors import UserError
@@ -176,9 +177,10 @@ def test_only_a_few_images_wait_in_memory(tmp_path, monkeypatch):
     assert len(split.read) == 2_000
 
 
-def test_a_record_is_written_after_what_it_records(tmp_path, monkeypatch):
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_record_is_written_after_what_it_records(tmp_path, monkeypatch, interrupted):
     """What it says is whole has been forced to the disk, or a power cut could leave it saying more
-    than there is. The last one is not followed by more work: all files are forced then."""
+    than there is. That holds for the last one too, and for one after an interruption."""
     forced: dict[int, int] = {}
     missing: list[list[str]] = []
     save = Position.save
@@ -197,10 +199,63 @@ def test_a_record_is_written_after_what_it_records(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fdatasync", sync)
     monkeypatch.setattr(Position, "save", check)
     monkeypatch.setattr(building, "RECORD_SECONDS", 0.0)
+    if interrupted:
+        monkeypatch.setattr(building, "RECORD_SECONDS", 1e9)
+        append = GrowingFiles.append
+
+        def interrupt(growing, name, content):
+            if name == "test.csv":
+                raise KeyboardInterrupt
+            return append(growing, name, content)
+
+        monkeypatch.setattr(GrowingFiles, "append", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            building.make_cache(photos(), 16, str(tmp_path / "c"))
+        assert len(missing) == 2 and not any(missing)  # the first, of nothing, and the last
+        return
     building.make_cache(photos(), 16, str(tmp_path / "c"))
-    assert len(missing) > 5 and not any(missing[:-1])
+    assert len(missing) > 5 and not any(missing)
     written = {path.stat().st_ino for path in (tmp_path / "c").iterdir()}
     assert written <= forced.keys()
+    assert tmp_path.stat().st_ino in forced  # where the directory got its name
+
+
+def test_macos_has_neither_fdatasync_nor_affinities(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "fdatasync")
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(building, "RECORD_SECONDS", 0.0)
+    cache = building.make_cache(photos(), 16, str(tmp_path / "c"))
+    assert len(cache.images["train"]) == 150
+
+
+def write_control_groups(root: pathlib.Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 2),  # docker --cpus=1.5
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 8),
+        ("0::/a/b\n", {"a/cpu.max": "300000 100000\n", "a/b/cpu.max": "max 100000\n"}, 3),
+        ("0::/a/b\n", {"a/cpu.max": "50000 100000\n", "a/b/cpu.max": "400000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "6400000 100000\n"}, 8),  # more than there are
+        ("2:cpu,cpuacct:/j\n", {"cpu,cpuacct/j/cpu.cfs_quota_us": "400000\n",
+                                "cpu,cpuacct/j/cpu.cfs_period_us": "100000\n"}, 4),
+        ("2:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ("0::/\n", {"cpu.max": "nonsense"}, 8),
+    ],
+)  # fmt: skip
+def test_cores_are_those_of_the_control_group(tmp_path, monkeypatch, own, files, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(threads, "CGROUPS", tmp_path)
+    monkeypatch.setattr(threads, "OWN_CGROUPS", tmp_path / "own")
+    assert threads.cores() == 8
+    (tmp_path / "own").write_text(own)
+    write_control_groups(tmp_path, files)
+    assert threads.cores() == expected
 
 
 def test_names_of_any_kind_come_back(tmp_path):
@@ -280,13 +335,14 @@ def test_killed_again_and_again_it_ends_with_the_same_files(pets, tmp_path):
     assert_same_files(out, pets / "unbroken")
 
 
-def test_a_record_that_the_files_contradict_is_not_believed(pets, tmp_path):
+def test_a_record_that_the_files_contradict_is_not_believed(pets, tmp_path, capsys):
     out, partial = tmp_path / "c", tmp_path / "c.partial"
     killed_half_way(pets, out)
     images_file = partial / "train.images.npy"
     images_file.write_bytes(images_file.read_bytes()[:100])
     source = sources.open_source(f"folder:{pets}/pets")
     building.make_cache(source, 16, str(out), holdout=20)
+    assert "train.images.npy has 100 bytes, but" in capsys.readouterr().out
     assert_same_files(out, pets / "unbroken")
 
 
@@ -349,18 +405,78 @@ def test_two_processes_at_once_make_it_once(pets, tmp_path):
     assert {errors for _, errors in answers} == {""}  # no progress bar off a terminal
     assert sorted(said[:19] for said, _ in answers) == ["", "waiting for another"]
     assert_same_files(tmp_path / "c", pets / "unbroken")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".c.lock", "c"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c"]
 
 
-def test_what_an_unrecorded_attempt_left_is_not_taken_for_its_own(pets, tmp_path):
+def test_a_directory_of_someone_elses_is_refused_and_left_alone(pets, tmp_path):
+    """Where the cache would be made: without this program's mark nothing is deleted."""
     partial = tmp_path / "c.partial"
     partial.mkdir()
-    for name in ("validation.images.npy", "validation.csv", "spare.csv"):
-        (partial / name).write_bytes((pets / "unbroken" / "train.csv").read_bytes())
-    (partial / "progress.npz").write_bytes(b"PK\x03\x04 and no more")
+    (partial / "thesis.txt").write_text("my only copy")
+    (partial / "train.images.npy").write_text("pictures of mine")
     source = sources.open_source(f"folder:{pets}/pets")
-    building.make_cache(source, 16, str(tmp_path / "c"), holdout=20)
-    assert_same_files(tmp_path / "c", pets / "unbroken")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"c\.partial is there.* not of this program's making"):
+            building.make_cache(source, 16, str(tmp_path / "c"), holdout=20)
+        (partial / "progress.npz").write_bytes(b"PK\x03\x04 and no more")  # not even with this
+    assert (partial / "thesis.txt").read_text() == "my only copy"
+    assert (partial / "train.images.npy").read_text() == "pictures of mine"
+    shutil.rmtree(partial)
+    partial.write_text("a file")
+    with pytest.raises(UserError, match="not of this program's making"):
+        building.make_cache(source, 16, str(tmp_path / "c"), holdout=20)
+    partial.unlink()
+    partial.symlink_to(tmp_path)
+    with pytest.raises(UserError, match="not of this program's making"):
+        building.make_cache(source, 16, str(tmp_path / "c"), holdout=20)
+
+
+@pytest.mark.parametrize("record", ["damaged", "missing", "none yet"])
+def test_what_is_thrown_away_is_said(pets, tmp_path, capsys, record):
+    """An attempt of this program's own whose record cannot be used; a file beside it stays."""
+    out, partial = tmp_path / "c", tmp_path / "c.partial"
+    source = sources.open_source(f"folder:{pets}/pets")
+    journal.begin(partial)
+    if record != "none yet":
+        (partial / "train.images.npy").write_bytes(bytes(2_000_000))
+    if record == "damaged":
+        (partial / "progress.npz").write_bytes(b"PK\x03\x04 and no more")
+    (partial / "notes.txt").write_text("mine")
+    building.make_cache(source, 16, str(out), holdout=20)
+    said = capsys.readouterr().out
+    if record == "none yet":
+        assert said == ""
+    else:
+        assert "c.partial is damaged (progress.npz" in said and said.count("\n") == 1
+        assert "2.0 MB of images that it holds are thrown away" in said
+    assert (out / "notes.txt").read_text() == "mine"
+    (out / "notes.txt").unlink()
+    assert_same_files(out, pets / "unbroken")
+
+
+def test_a_preparation_of_a_version_without_mark_or_list_goes_on(pets, tmp_path, capsys):
+    out, partial = tmp_path / "c", tmp_path / "c.partial"
+    killed_half_way(pets, out)
+    found = journal.recorded(partial)
+    found.position.save(partial, {"settings": found.facts["settings"]})
+    (partial / journal.MARK).unlink()
+    (partial / listing.FILE).unlink()
+    building.make_cache(sources.open_source(f"folder:{pets}/pets"), 16, str(out), holdout=20)
+    assert capsys.readouterr().out == ""
+    assert_same_files(out, pets / "unbroken")
+
+
+def test_a_preparation_that_goes_on_with_other_libraries_says_so(
+    pets, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "c"
+    killed_half_way(pets, out)
+    monkeypatch.setattr(cv2, "__version__", "99.1")
+    building.make_cache(sources.open_source(f"folder:{pets}/pets"), 16, str(out), holdout=20)
+    said = capsys.readouterr().out
+    assert "c.partial was begun with OpenCV" in said and "(here 99.1)" in said
+    origin = json.loads((out / "meta.json").read_text())["origin"]
+    assert origin["versions"]["OpenCV"].endswith(" and 99.1")  # neither is taken for all of it
 
 
 def test_what_is_there_is_not_overwritten_nor_taken_for_another(pets, tmp_path):
@@ -393,7 +509,7 @@ def test_what_is_there_is_not_overwritten_nor_taken_for_another(pets, tmp_path):
         (Source("s", ("a", "b"), {"train": Photos(0)}, ""), 16, 0, "no training images"),
         (Source("s", ("a", "b"), {"train": Photos(4)}, ""), 16, 0, "photo 2 has the label 2, but"),
         (photos(4), 10**6, 0, r"needs 27,000\.0 GB in .*free: choose a larger disk"),
-        (photos(4), 0, 0, "size 0"),
+        (photos(4), 0, 0, "size=0"),
         (photos(4), 16, 4, "holdout=4: expected 1 to 3"),
         (photos(4), 16, -1, "holdout=-1"),
         (photos(4), 16, 0.01, "holdout=0.01"),
@@ -426,7 +542,9 @@ def spoilt(tmp_path) -> Source:
 
 def test_a_bad_image_stops_the_preparation_or_is_left_out(tmp_path, spoilt):
     out = str(tmp_path / "c")
-    with pytest.raises(UserError, match=r"train/dog/17\.png of the split train .*fix it and"):
+    with pytest.raises(
+        UserError, match=r"train/dog/17\.png of the split train .*fix it or remove it, and give"
+    ):
         building.make_cache(spoilt, 16, out)
     assert not (tmp_path / "c").exists()
     cache = building.make_cache(spoilt, 16, out, on_bad_image="skip")
@@ -459,7 +577,7 @@ def test_skipped_images_are_not_forgotten_by_fail(tmp_path, spoilt, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         building.make_cache(spoilt, 16, str(tmp_path / "c"), on_bad_image="skip")
     monkeypatch.undo()
-    with pytest.raises(UserError, match=r"left out 3 images already .*on_bad_image=skip, or del"):
+    with pytest.raises(UserError, match=r"left out 3 images already .*on_bad_image=skip`, or del"):
         building.make_cache(spoilt, 16, str(tmp_path / "c"))
     cache = building.make_cache(spoilt, 16, str(tmp_path / "c"), on_bad_image="skip")
     assert len(cache.images["train"]) == 158

@@ -39,7 +39,7 @@ def test_a_large_dataset_is_left_to_its_own_command(tmp_path, monkeypatch):
     fixtures.write_folder(tmp_path / "pets", {"train": 20}, ("cat", "dog"))
     monkeypatch.setattr(dataset, "LARGE", 40 * 16 * 16 * 3 - 1)
     spec = f"folder:{tmp_path}/pets"
-    with pytest.raises(UserError, match=r"40 images, 0\.0 MB, about a minute on \d+ core") as said:
+    with pytest.raises(UserError, match=r"40 images, 0\.0 MB, about 1 s on \d+ core") as said:
         dataset.ensure_cache(spec, 16, str(tmp_path / "my data"), holdout=4)
     command = re.search(r"python -m alexnet_jax\.prepare (.*)", str(said.value))[1]
     flags = dict(flag.removeprefix("--").split("=") for flag in shlex.split(command))

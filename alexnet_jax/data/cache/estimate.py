@@ -30,12 +30,17 @@ class Cost(NamedTuple):
     images_per_second: float
 
     def __str__(self) -> str:
-        seconds = self.images / self.images_per_second
-        long = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
         return (
             f"{self.images:,} images, {_size(self.bytes)}, about "
-            f"{long if seconds > 90 else 'a minute'} on {self.threads} cores"
+            f"{_duration(self.images / self.images_per_second)} on {self.threads} "
+            f"core{'s' * (self.threads > 1)}"
         )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 59.5:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def _size(count: float) -> str:

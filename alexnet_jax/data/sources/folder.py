@@ -71,6 +71,12 @@ class FileSplit:
     def label(self, index: int) -> int:
         return int(self._labels[index])
 
+    def name(self, index: int) -> str:
+        return self._names[index]
+
+    def files(self) -> list[str]:
+        return [os.path.join(self._root, name) for name in self._names]
+
 
 def open_folder(path: str) -> Source:
     """Opens a folder of one of the forms in this module's docstring.

@@ -48,7 +48,7 @@ def open_idx(folder: str) -> Source:
             raise UserError(f"{folder}: {len(images)} {split} images but {len(labels)} labels")
         splits[split] = ArraySplit(split, images, labels)
         classes = max(classes, 1 + int(labels.max(initial=0)))
-        digest.update(f"{split} {len(labels)}\n".encode() + labels.tobytes())
+        digest.update(f"{split} {len(labels)}\n".encode() + labels.tobytes() + images.tobytes())
     return Source(
         name=f"idx:{folder}",
         class_names=tuple(str(label) for label in range(classes)),

@@ -91,6 +91,9 @@ class TarSplit:
     def label(self, index: int) -> int:
         return int(self._entries["label"][index])
 
+    def files(self) -> list[str]:
+        return [self._path]
+
     def rows(self) -> Iterator[tuple[str, int]]:
         """Name and label of every record."""
         for name, label in zip(self._entries["name"], self._entries["label"]):

@@ -47,6 +47,13 @@ def label_of(split: Split | Labelled, index: int) -> int:
     return split[index].label if known is None else known(index)
 
 
+def files_of(split: Split) -> list[str]:
+    """The files that hold a split: one for each record, in order, or fewer that hold them all; none
+    where that is not known."""
+    known = getattr(split, "files", None)
+    return [] if known is None else known()
+
+
 class LeftOut(Mapping[str, int]):
     """How many files a dataset or a folder holds that are not used, by reason.
 

@@ -14,16 +14,26 @@ class EncodedSplit:
     """A TFDS data source whose images stay encoded."""
 
     def __init__(
-        self, split: str, records: Sequence[Any], image_key: str, label_key: str, name_key: str
+        self,
+        split: str,
+        records: Sequence[Any],
+        image_key: str,
+        label_key: str,
+        name_key: str,
+        files: Sequence[Any] = (),
     ):
         self._split = split
         self._records = records
         self._image_key = image_key
         self._label_key = label_key
         self._name_key = name_key  # '' where the dataset keeps no file names
+        self._files = [os.fspath(file) for file in files]
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def files(self) -> list[str]:
+        return self._files
 
     def __getitem__(self, index: int) -> Record:
         name = f"{self._split}[{index}]"
@@ -80,7 +90,14 @@ def source_from_builder(builder: Any, name: str) -> Source:
         ) from error
     try:
         splits = {
-            split: EncodedSplit(split, records, image_key, label_key, name_key)
+            split: EncodedSplit(
+                split,
+                records,
+                image_key,
+                label_key,
+                name_key,
+                builder.info.splits[split].filepaths,
+            )
             for split, records in data.items()
             if len(records)
         }
