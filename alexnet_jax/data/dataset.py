@@ -6,8 +6,8 @@ import re
 
 from alexnet_jax.data import on_demand, sources
 from alexnet_jax.data.cache import building, estimate, freshness
-from alexnet_jax.data.cache.request import Request, check_text
-from alexnet_jax.data.cache.splits import number
+from alexnet_jax.data.cache.request import Request
+from alexnet_jax.data.cache.splits import check_text, number
 from alexnet_jax.data.cache.store import Cache, open_cache
 from alexnet_jax.errors import UserError
 

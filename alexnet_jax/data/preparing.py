@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from alexnet_jax.data import sources
 from alexnet_jax.data.cache import building, estimate, journal, places, store
-from alexnet_jax.data.cache.request import Request, check_text, prepare_command
-from alexnet_jax.data.cache.splits import number
+from alexnet_jax.data.cache.request import Request, prepare_command
+from alexnet_jax.data.cache.splits import check_text, number
 from alexnet_jax.data.cache.store import Cache, open_cache, partial_path
 from alexnet_jax.errors import UserError
 

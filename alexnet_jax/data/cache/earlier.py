@@ -50,7 +50,7 @@ class Earlier:
         facts, counts = _facts(directory, self._request.size)
         if not facts or not self._request.is_same_kind(facts):
             return
-        stamps = listing.read(directory)
+        stamps = listing.read(directory) or {}
         for split, count in counts.items():
             of = "train" if split == "validation" and facts["settings"]["holdout"] else split
             images = np.memmap(

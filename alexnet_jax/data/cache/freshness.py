@@ -60,7 +60,7 @@ def check(path: str, data_dir: str | None = None) -> None:
     changed = changes(path, meta, request)
     if not changed:
         return
-    if not before:  # its list of images was made by other rules, perhaps
+    if before is None:  # its list of images was made by other rules, perhaps
         print(
             f"{path} has no {listing.FILE}, so what has changed in {spec} since is not known; "
             f"`{command}` makes it again",
@@ -89,8 +89,11 @@ def changes(path: str, meta: Mapping[str, Any], request: Request) -> str:
         return ""
     classes = listing.classes_changed(meta["class_names"], request.source.class_names)
     before = listing.read(path)
-    if not before or origin is None:
+    if before is None or origin is None:
         return classes or "its list of images has changed"
+    identity = request.source.identity
+    if origin["identity"] != identity and " " in identity:  # of TFDS, for people to read
+        return f"it was {origin['identity']} and is {identity}"
     found = listing.compare(before, request.listing.listed())
     if same_list and not found.changed and _same_pixels(path, meta, request, found.touched):
         return ""
@@ -98,9 +101,7 @@ def changes(path: str, meta: Mapping[str, Any], request: Request) -> str:
     parts = [part for part in (classes, counts) if part]
     if parts:
         return "; ".join(parts)
-    if origin["identity"] != request.source.identity and " " in request.source.identity:
-        return f"it was {origin['identity']} and is {request.source.identity}"
-    return "the order of its images has changed"
+    return "the order of its images has changed" if before else "it has other images or labels"
 
 
 def _same_files(before: listing.Listed) -> bool:

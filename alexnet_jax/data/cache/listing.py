@@ -95,8 +95,8 @@ class Listing:
         return {(split, name): stamp for split, name, stamp in self.rows()}
 
 
-def read(directory: pathlib.Path | str) -> Listed:
-    """Reads the list that a cache, or a part of one, was made from; empty if there is none."""
+def read(directory: pathlib.Path | str) -> Listed | None:
+    """Reads the list that a cache, or a part of one, was made from; None if there is none."""
     listed: Listed = {}
     try:
         with open(
@@ -107,7 +107,7 @@ def read(directory: pathlib.Path | str) -> Listed:
             for split, name, label, size, modified in rows:
                 listed[split, name] = Stamp(label, int(size), int(modified))
     except (OSError, ValueError, StopIteration):
-        return {}
+        return None
     return listed
 
 
@@ -121,14 +121,14 @@ class Changes(NamedTuple):
 
     def __str__(self) -> str:
         """'2 images added (train/dog/3.png, train/dog/4.png), 1 removed (...)'."""
+        changed = self.changed + self.touched
+        found = [("added", self.added), ("removed", self.removed), ("changed", changed)]
+        found = [(what, keys) for what, keys in found if keys]
         parts = [
-            f"{len(keys):,} {what} ({_some(name for _, name in keys)})"
-            for what, keys in (
-                ("added", self.added),
-                ("removed", self.removed),
-                ("changed", self.changed + self.touched),
+            f"{len(keys):,}{noun} {what} ({_some(name for _, name in keys)})"
+            for (what, keys), noun in zip(
+                found, [" image" + "s" * (len(found[0][1]) > 1), "", ""] if found else []
             )
-            if keys
         ]
         return ", ".join(parts)
 

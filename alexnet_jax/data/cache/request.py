@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from alexnet_jax.data.cache.listing import Listing, versions
-from alexnet_jax.data.cache.splits import Plan, number, plan_splits
+from alexnet_jax.data.cache.splits import Plan, check_text, number, plan_splits
 from alexnet_jax.data.sources.record import Source
-from alexnet_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +37,6 @@ class Request:
         Raises:
             UserError: the source cannot be trained on.
         """
-        check_text("the data source", self.source.name)
         check_text("the cache's directory", self.path)
         return plan_splits(self.source, self.size, self.holdout)
 
@@ -115,18 +113,3 @@ def described(settings: Mapping[str, Any]) -> str:
         f"{settings['source']} ({counts}; list {settings['list'][:8]}) at {settings['size']} pixels"
         + f" with holdout={number(settings['holdout'])}" * bool(settings["holdout"])
     )
-
-
-def check_text(what: str, text: str) -> None:
-    """Refuses a path whose bytes are no UTF-8 text: it could be written into no file.
-
-    Raises:
-        UserError: it is such a path.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{what} is called {text!a}, which is not UTF-8: rename it, or give a link to it whose "
-            "name is"
-        ) from error

@@ -14,6 +14,7 @@ Plan = dict[str, tuple[Split, np.ndarray]]  # split name: the split to read, whi
 
 def plan_splits(source: Source, size: int, holdout: float) -> Plan:
     """Says which source image goes where, and refuses what cannot be trained on."""
+    check_text("the data source", source.name)
     if size < 1:
         raise UserError(f"--config.data.size={size}: expected a positive number of pixels")
     if len(source.class_names) < 2:
@@ -48,3 +49,18 @@ def plan_splits(source: Source, size: int, holdout: float) -> Plan:
 def number(value: float) -> str:
     """Returns all the digits of a number, and no point where it is a whole one."""
     return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def check_text(what: str, text: str) -> None:
+    """Refuses a path whose bytes are no UTF-8 text: it could be written into no file.
+
+    Raises:
+        UserError: it is such a path.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{what} is called {text!a}, which is not UTF-8: rename it, or give a link to it whose "
+            "name is"
+        ) from error
