@@ -43,6 +43,7 @@ def prepare(
         check_text("the data source", spec)
         source = sources.open_source(spec, data_dir)
         request = Request(source, size, out, holdout, data_dir)
+        request.check()
         splits = ", ".join(f"{name} {len(images):,}" for name, (_, images) in request.plan.items())
         print(f"{source.name}: {len(source.class_names):,} classes; {splits}")
         if source.left_out:

@@ -87,6 +87,7 @@ def make_cache(
     """
     path = os.path.realpath(os.path.expanduser(path))
     request = Request(source, size, path, holdout, data_dir)
+    request.check()
     partial = pathlib.Path(partial_path(path))
     lock = f"{partial}.lock"
     with files.exclusive_lock(lock):

@@ -30,6 +30,15 @@ class Request:
     holdout: float = 0
     data_dir: str | None = None
 
+    def check(self) -> None:
+        """Refuses what cannot be made, before anything is.
+
+        Raises:
+            UserError: the source cannot be trained on, or the path not be written down.
+        """
+        check_text("the cache's directory", self.path)
+        _ = self.plan
+
     @functools.cached_property
     def plan(self) -> Plan:
         """Which images go into which split.
@@ -37,7 +46,6 @@ class Request:
         Raises:
             UserError: the source cannot be trained on.
         """
-        check_text("the cache's directory", self.path)
         return plan_splits(self.source, self.size, self.holdout)
 
     @functools.cached_property
