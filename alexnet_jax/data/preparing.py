@@ -77,7 +77,7 @@ def _own_flags() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        field = r"(?<![\w/.-])(?:--)?config\.data\.(?:(dir)|(source|size|holdout))\b"
+        field = r"(?<![\w/.-])(?:--)?(?:config\.)?data\.(?:(dir)|(source|size|holdout))\b"
         text = re.sub(field, lambda found: f"--{found[2] or 'data_dir'}", str(error))
         raise type(error)(text) from error
 

@@ -6,6 +6,7 @@ import time
 from concurrent import futures
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from alexnet_jax.data import decoding
@@ -58,7 +59,7 @@ def estimate(source: Source, size: int, workers: int | None = None) -> Cost:
     chosen = np.linspace(0, len(split) - 1, min(len(split), 32 * threads), dtype=int)
 
     def load(index: int) -> None:
-        with contextlib.suppress(decoding.BadImage, OSError):
+        with contextlib.suppress(decoding.BadImage, OSError, MemoryError, cv2.error):
             decoding.load(split[index].content, size)
 
     with one_opencv_thread(), futures.ThreadPoolExecutor(threads) as pool:
