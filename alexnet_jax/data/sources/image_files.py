@@ -12,7 +12,9 @@ IMAGE_SUFFIXES = frozenset({
 })  # fmt: skip
 KINDS = {".heic": "HEIC", ".heif": "HEIC"}  # of other files; their suffix says it of most
 
-TWICE = "link to what is read already"
+# Reasons for leaving something out, that fit behind a number.
+HIDDEN = "hidden"
+BROKEN, TWICE = "behind a broken link", "behind a link to what is read already"
 
 
 def image_files(
@@ -66,7 +68,9 @@ def image_files(
                 else:
                     seen.add(target)
                     folders.append((f"{path}/", target))
-            elif reason := why_not(entry):
+            elif (reason := why_not(entry)) == HIDDEN:
+                continue  # as folders; nobody misses them
+            elif reason:
                 left_out.add(reason, name + path)
             else:
                 yield path
@@ -95,11 +99,11 @@ def why_not(entry: os.DirEntry[str]) -> str:
     """
     suffix = os.path.splitext(entry.name)[1].lower()
     if hidden(entry.name):
-        return "hidden"
+        return HIDDEN
     if entry.is_symlink() and not os.path.exists(entry.path):
-        return "" if suffix in IMAGE_SUFFIXES else "broken link"
+        return "" if suffix in IMAGE_SUFFIXES else BROKEN
     if not entry.is_file():
-        return "no regular file"  # a pipe, say: opening it would wait for ever
+        return "pipe, socket or device"  # to open a pipe is to wait for its writer
     if suffix in IMAGE_SUFFIXES:
         return ""
     if suffix:
