@@ -188,9 +188,9 @@ def test_an_image_of_pillow_is_its_file_and_stays_as_it_is():
                 assert image.info.get("transparency") == (3 if image.mode == "P" else None)
     with pytest.raises(decoding.BadImage, match="no pixels"):
         decoding.of_pillow(Image.new("RGB", (0, 5)))
-    with Image.open(io.BytesIO(JPEG[:-200])) as image:
-        with pytest.raises(decoding.BadImage, match="truncated"):
-            decoding.of_pillow(image)
+    cut = Image.open(io.BytesIO(JPEG[:-200]))
+    with cut, pytest.raises(decoding.BadImage, match="truncated"):
+        decoding.of_pillow(cut)
 
 
 def test_one_bit_and_sixteen_bits():

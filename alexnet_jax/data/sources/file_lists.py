@@ -216,7 +216,7 @@ def csv_lines(path: str) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file that are not blank, with the numbers of their last lines from 1."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
+            first = re.sub(r'"[^"]*"', "", file.readline())
             file.seek(0)
             delimiter = next((mark for mark in ",;\t" if mark in first), ",")
             reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
