@@ -1,6 +1,8 @@
 """Image files that a user names: found, decoded ahead, and what their folders say of them."""
 
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from itertools import islice
@@ -48,6 +50,12 @@ def find_images(
     return files, problems
 
 
+def tell(left_out: LeftOut) -> None:
+    """Prints on stderr what a folder holds that is not used, if there is anything."""
+    if left_out:
+        print(left_out, file=sys.stderr)
+
+
 def _unreadable(error: OSError, problems: dict[str, str]) -> None:
     problems[str(error.filename)] = error.strerror or str(error)
 
@@ -87,8 +95,10 @@ def _read(file: str, size: int) -> np.ndarray | str:
 
 
 def labels_by_name(class_names: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
-    """The label of every class, by its name in the dataset and by its words."""
-    labels = {name: label for label, name in reversed(list(enumerate(classes)))}
+    """The label of every class, by its name in the dataset, and by its words if they are its own:
+    of ImageNet's classes two are 'sunglasses', say, and a folder of that name could be either."""
+    count = Counter(classes)
+    labels = {name: label for label, name in enumerate(classes) if count[name] == 1}
     return labels | {name: label for label, name in enumerate(class_names)}
 
 
