@@ -34,15 +34,8 @@ class Split(Protocol):
         """
 
 
-class Labelled(Split, Protocol):
-    """A split that knows its labels without reading its images."""
-
-    def label(self, index: int) -> int:
-        """That of the record."""
-
-
-def label_of(split: Split | Labelled, index: int) -> int:
-    """The label of a record, which is read only where its split does not know it otherwise."""
+def label_of(split: Split, index: int) -> int:
+    """The label of a record, which is read only where the split has no method `label`."""
     known = getattr(split, "label", None)
     return split[index].label if known is None else known(index)
 
@@ -70,6 +63,11 @@ class LeftOut(Mapping[str, int]):
         """Counts files; `name` is that of one of them, and the reason fits behind a number."""
         self._counts[reason] = self._counts.get(reason, 0) + count
         self._first[reason] = min(name, self._first.get(reason, name))
+
+    def merge(self, other: "LeftOut") -> None:
+        """Counts what another has counted."""
+        for reason, count in other.items():
+            self.add(reason, other._first[reason], count)
 
     def __getitem__(self, reason: str) -> int:
         return self._counts[reason]
