@@ -1,5 +1,6 @@
 """Prepared TFDS datasets of labelled images, read by index and without TensorFlow."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from typing import Any
