@@ -3,7 +3,7 @@
 Compared are the names in their order, the labels, and of every file its size and the time of its
 last change; a file that was changed within its size and given back its old time passes unnoticed.
 Where many images are in one file (tars, TFDS) its size alone counts, since a copy of it may have
-another time. Nothing is decoded: a million files are listed in some ten seconds.
+another time. Nothing is read or decoded: a million files are compared in some 15 seconds.
 """
 
 import csv
