@@ -153,6 +153,17 @@ def test_an_estimate_is_of_images_from_all_over_the_split():
     assert sorted(split.read) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.01, "about 1 s"), (12.4, "about 12 s"), (59.4, "about 59 s"), (59.6, "about 1 min"),
+        (5399, "about 90 min"), (5400, "about 1.5 hours"),
+    ],
+)  # fmt: skip
+def test_how_long_it_takes_in_words(seconds, words):
+    assert f"{words} on 4 cores" in str(estimate.Cost(100, 10**6, 4, 100 / seconds))
+
+
 def test_only_a_few_images_wait_in_memory(tmp_path, monkeypatch):
     """While the disk is slow the workers stop, however many images there are."""
     split, source = watched(2_000)

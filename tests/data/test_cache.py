@@ -106,6 +106,11 @@ def test_damaged_caches_are_noticed(tmp_path):
     (path / "meta.json").write_text(json.dumps({"format": store.FORMAT}))
     with pytest.raises(UserError, match="damaged"):
         store.open_cache(str(path))
+    for other in ({"by": "another program"}, []):
+        (path / "meta.json").write_text(json.dumps(other))
+        with pytest.raises(UserError, match=r"of something else.*give another dir") as said:
+            store.open_cache(str(path))
+        assert "delete" not in str(said.value)
     (path / "meta.json").unlink()
     with pytest.raises(UserError, match=r"no cache \(.*meta\.json is missing"):
         store.open_cache(str(path))

@@ -18,7 +18,7 @@ from test_ilsvrc import LAYOUT, write_tars
 
 from alexnet_jax import prepare
 from alexnet_jax.data import dataset, decoding, sources
-from alexnet_jax.data.cache import building, freshness, listing
+from alexnet_jax.data.cache import building, freshness, listing, splits
 from alexnet_jax.data.cache.request import Request
 from alexnet_jax.data.sources import ilsvrc
 from alexnet_jax.errors import UserError
@@ -135,6 +135,22 @@ def test_only_what_changed_is_decoded(pets, decoded):
     with pytest.raises(UserError, match=r"asked for is .* at 20 pixels"):
         building.make_cache(source, 20, path)
     assert building.make_cache(source, 20, path, overwrite=True).size == 20
+
+
+def test_what_is_not_this_programs_own_stays(pets):
+    """Where an old cache would be moved to, and what a user has put into one."""
+    path = pathlib.Path(opened(pets).path)
+    other = path.with_name(f"{path.name}.earlier-1")
+    other.mkdir()
+    for directory in (path, other):
+        (directory / "thesis.txt").write_text("my only copy")
+        (directory / "results.csv").write_text("mine")
+    shutil.copy(pets / "train/cat/1.png", pets / "train/cat/x.png")
+    building.make_cache(sources.open_source(f"folder:{pets}"), 16, str(path), overwrite=True)
+    kept = path.with_name(f"{path.name}.earlier-2")  # but for the cache's own files
+    for directory in (kept, other):
+        assert sorted(p.name for p in directory.iterdir()) == ["results.csv", "thesis.txt"]
+    assert not (path / "thesis.txt").exists()
 
 
 def test_what_has_not_changed_costs_nothing_and_is_not_mentioned(pets, decoded, capsys):
@@ -356,6 +372,22 @@ def test_broken_off_again_while_it_takes_over(pets, decoded, monkeypatch):
     building.make_cache(sources.open_source(f"folder:{pets}"), 16, str(out))
     assert not calls
     assert sorted(path.name for path in pets.parent.iterdir()) == ["c", "pets"]
+
+
+def test_other_libraries_may_hold_out_other_images(pets, capsys, monkeypatch):
+    """Then nothing is mixed: an image of the validation split would have been trained on."""
+    out = pets.parent / "c"
+    broken_off(pets, out, holdout=5)
+    rewrite(pets / "train/dog/6.png", encode(photo(5), "PNG"))
+    monkeypatch.setattr(cv2, "__version__", "99.1")
+    monkeypatch.setattr(splits, "HOLDOUT_SEED", 2013)  # as if NumPy's order were another
+    building.make_cache(sources.open_source(f"folder:{pets}"), 16, str(out), holdout=5)
+    assert "none is taken over, since the libraries" in capsys.readouterr().out
+    building.make_cache(
+        sources.open_source(f"folder:{pets}"), 16, str(pets.parent / "fresh"), holdout=5
+    )
+    assert_same_files(out, pets.parent / "fresh")
+    assert sorted(path.name for path in pets.parent.iterdir()) == ["c", "fresh", "pets"]
 
 
 def test_pixels_that_are_not_as_they_were_written_are_not_taken_over(pets, decoded):

@@ -98,13 +98,20 @@ def start(request: Request) -> tuple[Position, Facts]:
             )
         if found:
             done = sum(found.position.read.values())
+            same_kind = request.is_same_kind(found.facts)
             print(
-                f"the images of {request.source.name} have changed since {partial} was begun: of "
-                f"the {done:,} that it holds, those that are the same are taken over",
+                f"the images of {request.source.name}, or which are held out, have changed since "
+                f"{partial} was begun: of the {done:,} that it holds, "
+                + (
+                    "those that are the same are taken over"
+                    if same_kind
+                    else "none is taken over, since the libraries were of other versions"
+                ),
                 flush=True,
             )
-            partial.rename(_next_earlier(request))
-        else:
+            if same_kind:
+                partial.rename(_next_earlier(request))
+        if partial.exists():
             journal.discard(partial)
     check_disk(needed, str(partial.parent))
     journal.begin(partial)

@@ -77,6 +77,11 @@ def open_cache(path: str) -> Cache:
     try:
         with open(os.path.join(path, "meta.json"), encoding="utf-8") as file:
             meta = json.load(file)
+        if not isinstance(meta, dict) or "format" not in meta:
+            raise UserError(
+                f"{path} is no cache of this program (its meta.json is of something else): give "
+                "another directory"
+            )
         if meta["format"] != FORMAT:
             raise UserError(
                 f"{path} was made by another version of alexnet_jax (format {meta['format']}, "
