@@ -25,7 +25,9 @@ def check(path: str, data_dir: str | None = None) -> None:
     Raises:
         UserError: the source holds other images or classes now; the message has the command.
     """
-    meta = read_meta(path) or {}
+    meta = read_meta(path)
+    if meta is None or "settings" not in meta:
+        return
     settings, origin = meta["settings"], meta.get("origin", {})
     spec, data_dir = settings["source"], data_dir or origin.get("data_dir")
     command = prepare_command(
