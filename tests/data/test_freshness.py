@@ -153,6 +153,29 @@ def test_what_is_not_this_programs_own_stays(pets):
     assert not (path / "thesis.txt").exists()
 
 
+def test_killed_while_the_old_cache_gives_way(pets, decoded, monkeypatch):
+    """Between its two names the new one is complete, and found by the next start."""
+    path = pathlib.Path(opened(pets).path)
+    shutil.copy(pets / "train/cat/1.png", pets / "train/cat/x.png")
+    source = sources.open_source(f"folder:{pets}")
+    rename = os.rename
+
+    def stop(before, after):
+        if str(before).endswith(".partial"):
+            raise KeyboardInterrupt
+        rename(before, after)
+
+    monkeypatch.setattr(os, "rename", stop)
+    with pytest.raises(KeyboardInterrupt):
+        building.make_cache(source, 16, str(path), overwrite=True)
+    monkeypatch.setattr(os, "rename", rename)
+    assert not path.exists()
+    decoded.clear()
+    assert len(opened(pets).images["train"]) == 2 * COUNT + 1
+    assert not decoded
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
 def test_what_has_not_changed_costs_nothing_and_is_not_mentioned(pets, decoded, capsys):
     first = opened(pets)
     decoded.clear()
