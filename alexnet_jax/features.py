@@ -62,14 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compute(flags: argparse.Namespace) -> int:
     """Computes, writes and draws; the exit code."""
     from alexnet_jax.data import photos
+    from alexnet_jax.data.sources.record import LeftOut
     from alexnet_jax.evaluation import features
 
     out = Path(flags.out) if flags.out else None
     if out is not None:
         features.check_new(out)
-    files, problems = photos.find_images(flags.files)
+    left_out = LeftOut()
+    files, problems = photos.find_images(flags.files, left_out)
     for path, problem in problems.items():
         features.skipped(path, problem)
+    photos.tell(left_out)
     if not (files or flags.split):
         return 1
     from alexnet_jax import load

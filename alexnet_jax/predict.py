@@ -22,7 +22,9 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workdir", help="Directory of a run, or of converted weights.")
     parser.add_argument("--figure", help=f"Also draw the first {SHOWN} answers, as in Figure 4.")
     parser.add_argument(
-        "--json", action="store_true", help="One JSON object a line: file, and top5 or error."
+        "--json",
+        action="store_true",
+        help="One JSON object a line: file, top5 and labels, or error.",
     )
     parser.add_argument(
         "--ten_views",
@@ -51,12 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def answer(flags: argparse.Namespace) -> int:
     """Answers for all files; the exit code."""
     from alexnet_jax.data import photos
+    from alexnet_jax.data.sources.record import LeftOut
     from alexnet_jax.evaluation import answers
 
-    files, problems = photos.find_images(flags.files)
+    left_out = LeftOut()
+    files, problems = photos.find_images(flags.files, left_out)
     show = answers.print_json if flags.json else answers.print_block
     for file, problem in problems.items():
         show(file, problem)
+    photos.tell(left_out)
     if not files:
         return 1
     from alexnet_jax import load
@@ -69,7 +74,8 @@ def answer(flags: argparse.Namespace) -> int:
     clock.append(time.perf_counter())
     panels: list[answers.Answer] = []
     for answer in answers.answers(network, files, flags.ten_views):
-        show(answer.file, answer.problem or answer.top(network.classes))
+        found = answer.problem or answer.top(network.classes)
+        show(answer.file, found, answer.numbers(network.class_names))
         if answer.problem:
             problems[answer.file] = answer.problem
         elif flags.figure and len(panels) < SHOWN:

@@ -24,12 +24,13 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", help="The cache's directory; made if it is not there.")
     parser.add_argument(
-        "--size", type=cli.at_least(1), default=256, help="Side of the prepared images in pixels."
+        "--size",
+        type=cli.at_least(1),
+        help="Side of the prepared images in pixels; 256 if not given.",
     )
     parser.add_argument(
         "--holdout",
         type=cli.at_least(0, float),
-        default=0.0,
         help="Training images set aside as 'validation': a number, or a share below 1.",
     )
     parser.add_argument(
@@ -37,6 +38,12 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=("fail", "skip"),
         default="fail",
         help="What to do at an unusable image: stop, or leave it out and list it in skipped.csv.",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="Make the cache in --out again if its images have changed, or it is another one. What "
+        "has not changed is taken over, and the old one stays until the new one is complete.",
     )
     parser.add_argument("--workers", type=cli.at_least(1), help="Threads; all cores by default.")
     parser.add_argument(
@@ -56,15 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         from alexnet_jax.data import preparing
 
         if not flags.source:
-            preparing.verify(out)
+            preparing.verify(out, flags.size, flags.holdout)
         else:
             preparing.prepare(
                 flags.source,
                 out,
-                size=flags.size,
-                holdout=flags.holdout,
+                size=flags.size or 256,
+                holdout=flags.holdout or 0,
                 workers=flags.workers,
                 on_bad_image=flags.on_bad_image,
+                overwrite=flags.overwrite,
                 data_dir=flags.data_dir,
             )
     return 0

@@ -6,11 +6,14 @@ import pathlib
 import struct
 
 import numpy as np
+import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
 from alexnet_jax.data.cache.store import Cache
+from alexnet_jax.data.sources import open_source
 from alexnet_jax.data.sources.record import Record, Source
+from alexnet_jax.errors import UserError
 
 
 def photo(seed: int, height: int = 40, width: int = 60) -> np.ndarray:
@@ -108,6 +111,24 @@ def write_folder(root: pathlib.Path, counts: dict[str, int], classes: tuple[str,
             for i in range(count):
                 image = photo(1000 * number + i, 30, 40)
                 (root / split / name / f"{i}.png").write_bytes(encode(image, "PNG"))
+
+
+def read(split) -> dict[str, int]:
+    """The label of every record by its name, in order."""
+    return {record.name: record.label for record in (split[i] for i in range(len(split)))}
+
+
+def touch(root: pathlib.Path, *names: str) -> None:
+    """Writes files that hold their own names."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+
+
+def refused(root: pathlib.Path, match: str) -> None:
+    """Opens a folder as a source, which must not be possible."""
+    with pytest.raises(UserError, match=match):
+        open_source(f"folder:{root}")
 
 
 def memory_cache(images: np.ndarray, **fields) -> Cache:

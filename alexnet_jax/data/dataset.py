@@ -3,10 +3,11 @@
 import hashlib
 import os
 import re
-import shlex
 
 from alexnet_jax.data import on_demand, sources
-from alexnet_jax.data.cache import building, estimate
+from alexnet_jax.data.cache import building, estimate, freshness
+from alexnet_jax.data.cache.request import Request
+from alexnet_jax.data.cache.splits import check_text, number
 from alexnet_jax.data.cache.store import Cache, open_cache
 from alexnet_jax.errors import UserError
 
@@ -18,8 +19,8 @@ def ensure_cache(
 ) -> Cache:
     """Opens the cache of a data source, made first where it is not there and not large.
 
-    Two processes that ask at once make it once. A source whose images were changed keeps its
-    cache: delete the cache to have it made again.
+    Two processes that ask at once make it once. A cache whose source holds other images by now is
+    refused (see `freshness`); one whose source is gone is used.
 
     Args:
         spec: the data source, see `sources`.
@@ -35,43 +36,53 @@ def ensure_cache(
             is not prepared yet, with the command, the time and the space that it takes.
     """
     data_dir = sources.resolve_data_dir(data_dir)
-    if path == "none":
-        return on_demand.open_undecoded(sources.open_source(spec, data_dir), size, holdout)
-    if path:
-        cache = open_cache(os.path.expanduser(path))
-        if holdout:
-            raise UserError(
-                f"--config.data.holdout={holdout:g}: what is held out of {path} was decided when "
-                "it was prepared (--holdout of alexnet_jax.prepare); set it to 0"
-            )
-        if cache.size != size:
-            raise UserError(
-                f"--config.data.cache={path} holds images of {cache.size} pixels: set "
-                f"--config.data.size={cache.size}"
-            )
-        return cache
-    if "://" in data_dir:
+    if path and path != "none":
+        return _open_elsewhere(path, size, holdout)
+    if "://" in data_dir and not path:
         raise UserError(
-            f"config.data.dir={data_dir}: a cache is memory-mapped; give a local directory, or "
+            f"--config.data.dir={data_dir}: a cache is memory-mapped; give a local directory, or "
             "--config.data.cache=DIR with a cache made by alexnet_jax.prepare"
         )
-    path = os.path.join(data_dir, "alexnet_jax", cache_name(spec, size, holdout))
-    if os.path.isdir(path):
-        return open_cache(path)
+    check_text("the data source", spec)
+    check_text("the directory for caches", data_dir)
+    place = os.path.join(data_dir, "alexnet_jax", cache_name(spec, size, holdout))
+    if not path and os.path.isdir(place) and os.listdir(place):
+        cache = open_cache(place)
+        freshness.check(place, data_dir)
+        return cache
     source = sources.open_source(spec, data_dir)
+    if source.left_out:
+        print(source.left_out, flush=True)
+    request = Request(source, size, place, holdout, data_dir)
+    if path == "none":
+        skipping = request.command("--on_bad_image=skip")
+        return on_demand.open_undecoded(source, size, holdout, skipping)
     if estimate.footprint(source, size) > LARGE:
         cost = estimate.estimate(source, size)
-        command = ["--source=" + spec, "--out=" + path, f"--size={size}"]
-        command += [f"--holdout={holdout:g}"] if holdout else []
-        command += [f"--data_dir={data_dir}"] if spec.startswith("tfds:") else []
         raise UserError(
-            f"{spec} is not prepared yet, and large: {cost}. Run\n\n    python -m "
-            f"alexnet_jax.prepare {shlex.join(command)}\n\nonce (any other --out=DIR will do, with "
-            "--config.data.cache=DIR afterwards), and then this command again; or decode every "
-            "image in every epoch, at "
+            f"{spec} is not prepared yet, and large: {cost}. Run\n\n    {request.command()}\n\n"
+            "once (any other --out=DIR will do, with --config.data.cache=DIR afterwards), and then "
+            "this command again; or decode every image in every epoch, at "
             f"{cost.images_per_second:,.0f} images/s at best, by --config.data.cache=none"
         )
-    return building.make_cache(source, size, path, holdout)
+    return building.make_cache(source, size, place, holdout, data_dir=data_dir)
+
+
+def _open_elsewhere(path: str, size: int, holdout: float) -> Cache:
+    """Opens the cache that the user names."""
+    cache = open_cache(os.path.abspath(os.path.expanduser(path)))
+    if holdout:
+        raise UserError(
+            f"--config.data.holdout={number(holdout)}: what is held out of {path} was decided when "
+            "it was prepared (--holdout of alexnet_jax.prepare); set it to 0"
+        )
+    if cache.size != size:
+        raise UserError(
+            f"--config.data.cache={path} holds images of {cache.size} pixels: set "
+            f"--config.data.size={cache.size}"
+        )
+    freshness.check(cache.path)
+    return cache
 
 
 def cache_name(spec: str, size: int, holdout: float = 0) -> str:
@@ -82,7 +93,7 @@ def cache_name(spec: str, size: int, holdout: float = 0) -> str:
     kind, _, rest = spec.partition(":")
     if kind in ("folder", "idx", "ilsvrc"):
         full = os.path.realpath(os.path.expanduser(rest))
-        name = f"{os.path.basename(full)}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+        name = f"{os.path.basename(full)}-{hashlib.sha256(os.fsencode(full)).hexdigest()[:8]}"
     elif kind.startswith("embedded"):
         from alexnet_jax.data.sources import embedded  # a newer version may draw other pictures
 
@@ -90,4 +101,4 @@ def cache_name(spec: str, size: int, holdout: float = 0) -> str:
     else:
         name = rest or kind
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
-    return f"{name}-{size}" + (f"-holdout{holdout:g}" if holdout else "")
+    return f"{name}-{size}" + (f"-holdout{number(holdout)}" if holdout else "")

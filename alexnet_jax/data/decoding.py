@@ -13,11 +13,14 @@ import io
 import logging
 import math
 import warnings
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
+
+from alexnet_jax.errors import UserError
 
 MAX_PIXELS = 89_478_485  # a quarter of a GiB of RGB; Pillow's own default, from where on it warns
 MAX_SCANS = 100  # of a progressive JPEG file; ten are usual
@@ -50,16 +53,21 @@ _UPRIGHT = {  # by EXIF orientation
 }
 
 
-class BadImage(ValueError):
+WHITE = (255, 255, 255)
+Colour = tuple[int, int, int]
+
+
+class BadImage(UserError):
     """An image that cannot be used. Its text is the reason; the caller knows the image's name."""
 
 
-def load(content: bytes | np.ndarray, size: int) -> np.ndarray:
+def load(content: bytes | np.ndarray, size: int, background: Colour = WHITE) -> np.ndarray:
     """The square of an image: decodes what is encoded, then `fit`.
 
     Args:
         content: the bytes of an image file, or pixels, uint8 (H, W, 3) in RGB order.
         size: S in pixels.
+        background: see `decode`.
 
     Returns:
         uint8 (S, S, 3), RGB. It may be a read-only view of a larger array.
@@ -68,21 +76,23 @@ def load(content: bytes | np.ndarray, size: int) -> np.ndarray:
         BadImage: as `decode`, or the pixels are of another type or shape.
     """
     if not isinstance(content, np.ndarray):
-        return fit(decode(content), size)
+        return fit(decode(content, background), size)
     shape = content.shape
     if content.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
         raise BadImage(f"pixels are {content.dtype} {shape}, expected uint8 (H, W, 3)")
     return fit(content, size)
 
 
-def decode(content: bytes) -> np.ndarray:
+def decode(content: bytes, background: Colour = WHITE) -> np.ndarray:
     """Decodes an image file to RGB, upright as a viewer shows it; the first of several frames.
 
-    Grey is repeated, CMYK converted (without its colour profile), an alpha channel dropped; of 16
-    bits the upper eight are kept.
+    Grey is repeated, CMYK converted (without its colour profile), what is transparent laid over a
+    background; of 16 bits the upper eight are kept.
 
     Args:
         content: the bytes of a file in one of FORMATS, whatever its name says.
+        background: the colour behind transparent pixels, RGB; as on paper white by default, for the
+            colour that a file keeps of what nobody sees is black more often than not.
 
     Returns:
         uint8 (H, W, 3), C-contiguous, perhaps read-only.
@@ -96,17 +106,39 @@ def decode(content: bytes) -> np.ndarray:
     if _is_plain_jpeg(content):
         with contextlib.suppress(ValueError):
             return _flawless_jpeg(content)
+    with _reasons(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        if image.format == "JPEG":
+            _check_scans(content)
+        return _pixels(image, background)
+
+
+def of_pillow(image: Image.Image, background: Colour = WHITE) -> np.ndarray:
+    """The pixels of Pillow's image, as `decode` gives those of its file; it stays as it is.
+
+    Raises:
+        BadImage: as `decode`.
+    """
+    with _reasons():
+        return _pixels(image, background)
+
+
+def _pixels(image: Image.Image, background: Colour) -> np.ndarray:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _too_large(f"{width}x{height}")
+    if not width * height:
+        raise BadImage("it has no pixels")
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image))  # now, since a TIFF file turns as it loads
+    picture = _to_rgb(image, background)
+    return np.asarray(picture if turn is None else picture.transpose(turn))
+
+
+@contextlib.contextmanager
+def _reasons() -> Iterator[None]:
+    """Makes a `BadImage` of whatever Pillow stumbles over."""
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise _too_large(f"{width}x{height}")
-            if image.format == "JPEG":
-                _check_scans(content)
-            image.load()
-            turn = _UPRIGHT.get(_orientation(image))  # now, since a TIFF file turns as it loads
-            picture = _to_rgb(image)
-            return np.asarray(picture if turn is None else picture.transpose(turn))
+        yield
     except BadImage:
         raise
     except UnidentifiedImageError as error:
@@ -115,9 +147,18 @@ def decode(content: bytes) -> np.ndarray:
         raise _too_large(str(error)) from error
     except MemoryError as error:
         raise BadImage("it takes more memory to decode than there is") from error
-    except Exception as error:  # Pillow's readers raise whatever they stumble over
+    except Exception as error:  # Pillow's readers raise all kinds
         kind = "truncated" if "truncated" in str(error).lower() else "damaged"
         raise BadImage(f"{kind} ({type(error).__name__}: {error})") from error
+
+
+def is_image(path: str) -> bool:
+    """Whether the start of a file is that of an image in one of FORMATS, whatever its name is."""
+    try:
+        with Image.open(path, formats=FORMATS):
+            return True
+    except Exception:  # Pillow's readers raise whatever they stumble over
+        return False
 
 
 def _too_large(detail: str) -> BadImage:
@@ -163,22 +204,38 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Converts a loaded image from any mode to RGB."""
-    if image.mode == "RGB":
+def _to_rgb(image: Image.Image, background: Colour) -> Image.Image:
+    """Converts a loaded image from any mode to RGB, over a background where it is transparent."""
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F":
         raise BadImage("its pixels are floating-point numbers, whose range is not known")
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion clips at 255
-        values = np.asarray(image)
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high > 0xFFFF:
-            raise BadImage(f"its grey values go from {low} to {high}, expected 0 to 65535")
-        # Pillow reads 12-bit TIFF files into this mode too, without scaling them.
-        bits = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (16,))[0]
-        image = Image.fromarray((values >> (4 if bits == 12 else 8)).astype(np.uint8))
-    image.info.pop("transparency", None)  # else converting a palette tries to keep it
-    return image.convert("RGB")
+        return _of_sixteen_bits(image, background)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    return _composed(image.convert("LA" if image.mode == "La" else "RGBA"), background)
+
+
+def _of_sixteen_bits(image: Image.Image, background: Colour) -> Image.Image:
+    """The upper eight bits of a grey image."""
+    values = np.asarray(image)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 0xFFFF:
+        raise BadImage(f"its grey values go from {low} to {high}, expected 0 to 65535")
+    # Pillow reads 12-bit TIFF files into this mode too, without scaling them.
+    bits = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (16,))[0]
+    grey = Image.fromarray((values >> (4 if bits == 12 else 8)).astype(np.uint8))
+    if "transparency" not in image.info:
+        return grey.convert("RGB")
+    opaque = Image.fromarray(np.uint8(255) * (values != image.info["transparency"]))
+    return _composed(Image.merge("LA", (grey, opaque)), background)
+
+
+def _composed(image: Image.Image, background: Colour) -> Image.Image:
+    image = image.convert("RGBA")
+    behind = Image.new("RGBA", image.size, (*background, 255))
+    return Image.alpha_composite(behind, image).convert("RGB")
 
 
 def fit(image: np.ndarray, size: int) -> np.ndarray:

@@ -6,18 +6,19 @@ it. The images are those of the cache, pixel by pixel.
 """
 
 import hashlib
+import time
 from concurrent import futures
 from typing import Any
 
+import cv2
 import numpy as np
 import tqdm
 
 from alexnet_jax.data import decoding
-from alexnet_jax.data.cache.estimate import estimate
 from alexnet_jax.data.cache.splits import HOLDOUT_SEED, plan_splits
 from alexnet_jax.data.cache.statistics import Sums
 from alexnet_jax.data.cache.store import Cache
-from alexnet_jax.data.sources.record import Source, Split
+from alexnet_jax.data.sources.record import Source, Split, label_of
 from alexnet_jax.data.threads import cores
 from alexnet_jax.errors import UserError
 
@@ -32,10 +33,18 @@ class Images:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, split: Split, indices: np.ndarray, size: int):
+    def __init__(self, split: Split, indices: np.ndarray, size: int, skipping: str):
+        """Args:
+        split: where the images are.
+        indices: which of them.
+        size: S.
+        skipping: a command that makes a cache without those that cannot be used.
+        """
         self._split = split
         self._indices = indices
+        self._skipping = skipping
         self.shape = (len(indices), size, size, 3)
+        self.labels = Labels(split, indices)
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -43,42 +52,53 @@ class Images:
     def __getitem__(self, key: Any) -> np.ndarray:
         index, *rest = key if isinstance(key, tuple) else (key,)
         if not isinstance(index, slice):
-            return self._load(self._indices[index])[tuple(rest)]
-        wanted = self._indices[index]
+            return self._load(index)[tuple(rest)]
+        wanted = range(len(self))[index]
         with futures.ThreadPoolExecutor(cores()) as pool:
             loaded = list(pool.map(self._load, wanted))
         return np.array(loaded, np.uint8).reshape(len(wanted), *self.shape[1:])[
             (slice(None), *rest)
         ]
 
-    def _load(self, index: Any) -> np.ndarray:
-        record = self._split[int(index)]
+    def _load(self, row: Any) -> np.ndarray:
+        record = self._split[int(self._indices[row])]
+        self.labels.known[row] = record.label
         try:
             return decoding.load(record.content, self.shape[1])
         except decoding.BadImage as error:
             raise UserError(
-                f"{record.name} cannot be used ({error}): fix or remove it, or prepare a cache "
-                "without it by `python -m alexnet_jax.prepare ... --on_bad_image=skip`"
+                f"{record.name} cannot be used ({error}): fix or remove it; or prepare a cache "
+                f"without it by `{self._skipping}` and leave out --config.data.cache=none"
             ) from error
 
 
 class Labels:
-    """Looks like the int32 array (N,) of a cache; asks the records."""
+    """Looks like the int32 array (N,) of a cache. An image is read for its label only where the
+    source does not know that otherwise, and the image has not been asked for before."""
 
     def __init__(self, split: Split, indices: np.ndarray):
         self._split = split
         self._indices = indices
+        self.known = np.full(len(indices), -1, np.int32)
         self.shape = (len(indices),)
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        labels = [self._split[int(index)].label for index in np.atleast_1d(self._indices[key])]
-        return np.array(labels, np.int32).reshape(np.shape(self._indices[key]))
+        rows = np.arange(len(self))[key]
+        for row in np.atleast_1d(rows):
+            if self.known[row] < 0:
+                self.known[row] = label_of(self._split, int(self._indices[row]))
+        return self.known[rows]
 
 
-def open_undecoded(source: Source, size: int, holdout: float = 0) -> Cache:
+def open_undecoded(
+    source: Source,
+    size: int,
+    holdout: float = 0,
+    skipping: str = "python -m alexnet_jax.prepare --on_bad_image=skip",
+) -> Cache:
     """The source as a cache that takes no space.
 
     Mean image and colour components come from a sample of 4,096 training images, or all of a
@@ -88,6 +108,7 @@ def open_undecoded(source: Source, size: int, holdout: float = 0) -> Cache:
         source: the dataset.
         size: S, the side in pixels that images are fitted to.
         holdout: as in `building.make_cache`.
+        skipping: the command that makes a cache without the images that cannot be used.
 
     Raises:
         UserError: the source cannot be trained on, or an image of the sample cannot be used.
@@ -95,12 +116,17 @@ def open_undecoded(source: Source, size: int, holdout: float = 0) -> Cache:
     plan = plan_splits(source, size, holdout)
     split, indices = plan["train"]
     order = np.random.Generator(np.random.Philox(HOLDOUT_SEED)).permutation(indices)
-    cost = estimate(source, size)
+    cv2.setNumThreads(1)  # the threads that load images are the parallelism
+    sample = Images(split, np.sort(order[:SAMPLE]), size, skipping)
+    start = time.perf_counter()
+    sums = _sample(sample)
+    rate = len(sample) / (time.perf_counter() - start)
     print(
-        f"{source.name}: every image is decoded in every epoch, {cost.images_per_second:,.0f} "
-        f"images/s at best on {cores()} cores"
+        f"{source.name}: every image is decoded in every epoch, {rate:,.0f} images/s at best on "
+        f"{cores()} cores",
+        flush=True,
     )
-    sums = _sample(Images(split, np.sort(order[:SAMPLE]), size), source.name)
+    images = {name: Images(*part, size, skipping) for name, part in plan.items()}
     eigenvalues, eigenvectors = sums.principal_components()
     counts = {name: len(indices) for name, (_, indices) in sorted(plan.items())}
     facts = (source.class_names, counts, size, sums.image.tobytes(), sums.products.tobytes())
@@ -112,15 +138,15 @@ def open_undecoded(source: Source, size: int, holdout: float = 0) -> Cache:
         mean_image=sums.mean_image(),
         eigenvalues=eigenvalues,
         eigenvectors=eigenvectors,
-        images={name: Images(*part, size) for name, part in plan.items()},
-        labels={name: Labels(*part) for name, part in plan.items()},
+        images=images,
+        labels={name: part.labels for name, part in images.items()},
         fingerprint=hashlib.sha256(repr(facts).encode()).hexdigest()[:16],
     )
 
 
-def _sample(sample: Images, name: str) -> Sums:
+def _sample(sample: Images) -> Sums:
     sums = Sums.zero(sample.shape[1])
-    description = f"{name}: mean image and colours of {len(sample):,} images"
+    description = f"mean image and colours of {len(sample):,} images"
     with tqdm.tqdm(total=len(sample), desc=description, unit=" images", disable=None) as progress:
         for start in range(0, len(sample), 64):
             part = sample[start : start + 64]

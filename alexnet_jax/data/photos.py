@@ -1,6 +1,8 @@
 """Image files that a user names: found, decoded ahead, and what their folders say of them."""
 
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from itertools import islice
@@ -9,40 +11,49 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax.data import decoding
-from alexnet_jax.data.sources.folder import IMAGE_SUFFIXES
+from alexnet_jax.data.sources.image_files import image_files
+from alexnet_jax.data.sources.record import LeftOut
 from alexnet_jax.data.threads import cores
 
 
-def find_images(paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+def find_images(
+    paths: Iterable[str], left_out: LeftOut | None = None
+) -> tuple[list[str], dict[str, str]]:
     """The files that are named, and the image files in the folders that are named.
 
-    A folder gives the files below it whose names end like those of images, sorted; hidden ones are
-    left out.
+    A folder gives the image files below it, sorted, see `image_files`; `left_out` gets the rest.
 
     Returns:
         The files, and the reason for each path where there is none.
     """
+    left_out = LeftOut() if left_out is None else left_out
     files: list[str] = []
     problems: dict[str, str] = {}
     for path in paths:
         if not os.path.isdir(path):
-            if os.path.lexists(path):
+            if os.path.isfile(path):
                 files.append(path)
+            elif os.path.exists(path):  # to open a pipe is to wait for its writer, perhaps for ever
+                problems[path] = "it is a pipe, socket or device, not a file"
             else:
                 problems[path] = "No such file or directory"
             continue
-        found = []
-        for folder, folders, names in os.walk(path, onerror=lambda e: _unreadable(e, problems)):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            found += [
-                os.path.join(folder, name)
-                for name in names
-                if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
-            ]
+        others = LeftOut()
+        below = os.path.join(path, "")
+        named = image_files(path, others, below, lambda error: _unreadable(error, problems))
+        found = sorted(below + name for name in named)
         if not found and path not in problems:
-            problems[path] = "the folder holds no image files"
-        files += sorted(found)
+            problems[path] = "the folder holds no image files" + f" ({others})" * bool(others)
+        else:
+            left_out.merge(others)
+        files += found
     return files, problems
+
+
+def tell(left_out: LeftOut) -> None:
+    """Prints on stderr what a folder holds that is not used, if there is anything."""
+    if left_out:
+        print(left_out, file=sys.stderr)
 
 
 def _unreadable(error: OSError, problems: dict[str, str]) -> None:
@@ -84,8 +95,10 @@ def _read(file: str, size: int) -> np.ndarray | str:
 
 
 def labels_by_name(class_names: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
-    """The label of every class, by its name in the dataset and by its words."""
-    labels = {name: label for label, name in reversed(list(enumerate(classes)))}
+    """The label of every class, by its name in the dataset, and by its words if they are its own:
+    of ImageNet's classes two are 'sunglasses', say, and a folder of that name could be either."""
+    count = Counter(classes)
+    labels = {name: label for label, name in enumerate(classes) if count[name] == 1}
     return labels | {name: label for label, name in enumerate(class_names)}
 
 

@@ -218,7 +218,7 @@ def evaluation_batches(images: np.ndarray, labels: np.ndarray, batch_size: int) 
     """
     for start in range(0, len(images), batch_size):
         rows = slice(start, start + batch_size)
-        count = len(labels[rows])
+        count = min(batch_size, len(images) - start)
         batch = {
             "image": np.zeros((batch_size, *images.shape[1:]), np.uint8),
             "label": np.zeros(batch_size, np.int32),

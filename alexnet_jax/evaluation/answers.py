@@ -1,8 +1,9 @@
 """What a trained network says of image files: the most probable classes of each."""
 
 import json
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +42,16 @@ class Answer(NamedTuple):
         """The most probable classes with their probabilities."""
         return [(classes[label], float(self.probabilities[label])) for label in self.best]
 
+    def numbers(self, class_names: Sequence[str]) -> dict[str, list[Any]]:
+        """What tells the most probable classes apart, where two of ImageNet's share their words:
+        'labels', and 'wnids' where the dataset names its classes by WordNet ids. Nothing where
+        there is a problem."""
+        if self.problem:
+            return {}
+        names = [class_names[label] for label in self.best]
+        wnids = [name if re.fullmatch(r"n\d{8}", name) else None for name in names]
+        return {"labels": self.best} | ({"wnids": wnids} if any(wnids) else {})
+
 
 def answers(
     network: TrainedNetwork, files: Sequence[str], ten_views: bool = False
@@ -76,7 +87,7 @@ def compile_for(network: TrainedNetwork, count: int) -> None:
     network.predict(np.zeros((at_once, network.size, network.size, 3), np.uint8))
 
 
-def print_block(file: str, answer: str | Top) -> None:
+def print_block(file: str, answer: str | Top, _: object = None) -> None:
     """Prints an answer for people; the reason why there is none goes to stderr."""
     if isinstance(answer, str):
         sys.stdout.flush()
@@ -87,12 +98,18 @@ def print_block(file: str, answer: str | Top) -> None:
         print(f"  {probability:6.1%}  {name}")
 
 
-def print_json(file: str, answer: str | Top) -> None:
-    """Prints an answer for programs, one JSON object; a reason is for people as well."""
+def print_json(file: str, answer: str | Top, numbers: Mapping[str, Any] | None = None) -> None:
+    """Prints an answer for programs, one JSON object; a reason is for people as well.
+
+    Args:
+        file: that was looked at.
+        answer: the most probable classes, or the reason why there are none.
+        numbers: see `Answer.numbers`.
+    """
     if isinstance(answer, str):
         print_block(file, answer)
     field: dict[str, Any] = {"error": answer} if isinstance(answer, str) else {"top5": answer}
-    print(json.dumps({"file": file} | field))
+    print(json.dumps({"file": file} | field | dict(numbers or {})))
 
 
 def print_times(

@@ -4,7 +4,9 @@
 stands in it is enough; the dataset need not be there.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import operator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,15 +17,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from alexnet_jax import settings
-from alexnet_jax.data import decoding
 from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation import given
 from alexnet_jax.evaluation.viewer import Viewer
 from alexnet_jax.model import AlexNet, make_mesh
 from alexnet_jax.run.inputs import read_input, words
 from alexnet_jax.run.restore import restore_weights
 
 Tree = Any
-Picture = str | Path | bytes | np.ndarray
+Images = Any  # one or many, see `TrainedNetwork.pictures`
 
 AT_ONCE = 32  # images, of those who ask for many
 
@@ -59,25 +61,45 @@ class TrainedNetwork:
         self.size = mean_image.shape[0]
         self.class_names, self.classes = list(class_names), words(class_names)
 
-    def pictures(self, images: Iterable[Picture]) -> np.ndarray:
-        """Files, their bytes, or pixels (H, W, 3) uint8 in RGB order, as uint8 (N, S, S, 3): the
-        shorter side becomes S pixels, and the central square is kept (section 2).
+    def __repr__(self) -> str:
+        """Where it comes from, what it takes and what it knows, in a line."""
+        mesh = self.viewer.mesh
+        axes = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+        names = (
+            self.classes if len(self.classes) < 4 else [*self.classes[:2], "...", self.classes[-1]]
+        )
+        return (
+            f"<TrainedNetwork {self.name}, step {self.step:,}: {len(self.classes):,} classes "
+            f"({', '.join(names)}), images of {self.size}x{self.size}, views of "
+            f"{self.viewer.crop}x{self.viewer.crop}, mesh {axes} ({mesh.devices.flat[0].platform})>"
+        )
+
+    def pictures(self, images: Images) -> np.ndarray:
+        """Images as uint8 (N, S, S, 3): the shorter side becomes S pixels, and the central square
+        is kept (section 2).
+
+        Args:
+            images: one image or an iterable of them. An image is a path, an open file or its bytes,
+                an image of Pillow, or pixels, uint8 (H, W), (H, W, 1), (H, W, 3) in RGB order or
+                (H, W, 4), of NumPy, jax, torch or their like. Many may also be one array
+                (N, H, W, channels).
 
         Raises:
-            decoding.BadImage: one cannot be used. Its text is the reason.
-            OSError: a file cannot be read.
+            UserError: one cannot be used, or is none. The text says which and why.
         """
-        contents = (Path(i).read_bytes() if isinstance(i, (str, Path)) else i for i in images)
-        squares = [decoding.load(content, self.size) for content in contents]
-        return np.stack(squares) if squares else np.zeros((0, self.size, self.size, 3), np.uint8)
+        return given.squares(images, self.size)
 
-    def logits(self, images: Iterable[Picture], view: int = 0) -> np.ndarray:
-        """(N, classes) float32, from one of the ten views; 0 is the central one."""
+    def logits(self, images: Images, view: int = 0) -> np.ndarray:
+        """(N, classes) float32, from one of the ten views; 0 is the central one.
+
+        Raises:
+            UserError: see `pictures`; or there is no such view.
+        """
         return self.look("fc8", images, view)
 
     def predict(
         self,
-        images: Iterable[Picture],
+        images: Images,
         *,
         ten_views: bool = False,
         batch_size: int | None = None,
@@ -91,6 +113,9 @@ class TrainedNetwork:
 
         Returns:
             (N, classes) float32.
+
+        Raises:
+            UserError: see `pictures`.
         """
         views = self.viewer.views if ten_views else self.viewer.views[:1]
         return self._all(
@@ -99,7 +124,7 @@ class TrainedNetwork:
             batch_size,
         )
 
-    def features(self, images: Iterable[Picture], layer: str = "fc7", view: int = 0) -> np.ndarray:
+    def features(self, images: Images, layer: str = "fc7", view: int = 0) -> np.ndarray:
         """What a layer says of each image, (N, ...) float32, channels last.
 
         Args:
@@ -109,7 +134,7 @@ class TrainedNetwork:
             view: which of the ten views; 0 is the central one.
 
         Raises:
-            UserError: there is no such layer.
+            UserError: see `pictures`; or there is no such layer or view.
         """
         return self.look(self.stage(layer), images, view)
 
@@ -132,12 +157,12 @@ class TrainedNetwork:
         Raises:
             UserError: there is no such layer.
         """
-        if layer not in self.layers:
+        if not isinstance(layer, str) or layer not in self.layers:
             raise UserError(f"there is no layer {layer!r}: one of {', '.join(self.layers)}")
         return self.layers[layer]
 
     def look(
-        self, stage: str, images: Iterable[Picture], view: int = 0, batch_size: int | None = None
+        self, stage: str, images: Images, view: int = 0, batch_size: int | None = None
     ) -> np.ndarray:
         """A stage's values, (N, ...) float32.
 
@@ -147,7 +172,8 @@ class TrainedNetwork:
             view: which of the ten views.
             batch_size: images at a time, see `in_batches`.
         """
-        seen = self.viewer.views[view]
+        views = range(len(self.viewer.views))
+        seen = self.viewer.views[_whole_number("view", view, views)]
         return self._all(
             lambda placed: self.viewer(self.variables, placed, seen, stage), images, batch_size
         )
@@ -155,19 +181,13 @@ class TrainedNetwork:
     def _all(
         self,
         compute: Callable[[jax.Array], jax.Array],
-        images: Iterable[Picture],
+        images: Images,
         batch_size: int | None,
     ) -> np.ndarray:
-        parts = list(self.in_batches(compute, self._ready(images), batch_size))
+        parts = list(self.in_batches(compute, self.pictures(images), batch_size))
         if not parts:
             raise UserError("no images were given")
         return np.concatenate(parts)
-
-    def _ready(self, images: Iterable[Picture]) -> np.ndarray:
-        squares = (np.dtype(np.uint8), (self.size, self.size, 3))
-        if isinstance(images, np.ndarray) and (images.dtype, images.shape[1:]) == squares:
-            return images
-        return self.pictures(images)
 
     def in_batches(
         self,
@@ -184,7 +204,9 @@ class TrainedNetwork:
                 pictures are followed by black ones. By default 32, or where there are fewer the
                 power of two that holds all.
         """
-        batch_size = batch_size or batch_size_for(len(pictures))
+        if batch_size is None:
+            batch_size = batch_size_for(len(pictures))
+        batch_size = _whole_number("batch_size", batch_size, range(1, 1 << 31))
         data = self.viewer.mesh.shape["data"]
         for start in range(0, len(pictures), batch_size):
             some = np.asarray(pictures[start : start + batch_size])
@@ -192,6 +214,16 @@ class TrainedNetwork:
             padded = np.concatenate([some, np.zeros((spare, *some.shape[1:]), np.uint8)])
             found = compute(jax.device_put(padded, self.viewer.sharding))
             yield np.asarray(found, np.float32)[: len(some)]
+
+
+def _whole_number(name: str, value: Any, allowed: range) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if number not in allowed:
+        raise UserError(f"{name}={value!r}: expected {allowed[0]} to {allowed[-1]:,}")
+    return number
 
 
 def batch_size_for(count: int) -> int:
@@ -210,7 +242,7 @@ def load(workdir: str | Path, *, best: bool = False, mesh: Mesh | None = None) -
     Raises:
         UserError: there is no such run, or nothing was saved yet.
     """
-    workdir = Path(workdir)
+    workdir = Path(os.path.expanduser(workdir))
     config = settings.read(workdir / "config.json")
     mesh = make_mesh(0, 1) if mesh is None else mesh
     mean_image, class_names = read_input(workdir, config)

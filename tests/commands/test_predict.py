@@ -114,6 +114,17 @@ def test_top_is_the_five_most_probable() -> None:
     assert top([0.25, 0.75], "ab") == [("b", 0.75), ("a", 0.25)]
 
 
+def test_labels_are_numbers_where_words_are_the_same() -> None:
+    """`--json` tells ImageNet's two 'sunglasses' apart."""
+    answer = Answer("a.png", "", squares(1)[0], np.array([0.1, 0.5, 0.4]))
+    assert answer.numbers(["n04355933", "n04356056", "cat"]) == {
+        "labels": [1, 2, 0],
+        "wnids": ["n04356056", None, "n04355933"],
+    }
+    assert answer.numbers(["ant", "bee", "cat"]) == {"labels": [1, 2, 0]}
+    assert answer._replace(problem="empty").numbers([]) == {}
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 
@@ -126,6 +137,9 @@ def test_files_in_folders_are_found_in_order(photos: Path, tmp_path: Path) -> No
     assert files[0] == notes and files[1:] == sorted(files[1:])
     suffixes = (".png", ".jpg")
     there = [p for p in photos.rglob("*") if p.suffix in suffixes and p.name[0] != "."]
+    left_out = photo_files.LeftOut()
+    assert photo_files.find_images(paths, left_out) == (files, problems)
+    assert left_out == {".txt": 1}
     assert {*files[1:]} == {*map(str, there)} and len(files) == 1 + 39
     assert problems == {
         paths[2]: "the folder holds no image files",
@@ -173,6 +187,10 @@ def test_the_label_is_the_folders_name() -> None:
     assert photo_files.folder_label("x/dog/1.jpg", labels) == 2
     assert photo_files.folder_label("x/cat/1.jpg", labels) == 1
     assert photo_files.folder_label("dog/x/1.jpg", labels) is None
+    # Two of ImageNet's classes are called so: the folder could mean either.
+    labels = photo_files.labels_by_name(["n04355933", "n04356056"], ["sunglasses"] * 2)
+    assert photo_files.folder_label("x/sunglasses/1.jpg", labels) is None
+    assert photo_files.folder_label("x/n04356056/1.jpg", labels) == 1
 
 
 # --- the program ----------------------------------------------------------------------------------
@@ -214,6 +232,7 @@ def test_json(monkeypatch, capsys, photos: Path, tmp_path: Path) -> None:
         name: pytest.approx(probabilities[CLASSES.index(name)], rel=1e-3) for name, _ in top5
     }
     assert dict(top5) == expected
+    assert said[str(strange)]["labels"] == [CLASSES.index(name) for name, _ in top5]
     assert captured.err.count("skipped") == 4
 
 

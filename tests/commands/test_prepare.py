@@ -11,15 +11,19 @@ import time
 import data_fixtures as fixtures
 import numpy as np
 import pytest
+from absl import flags as absl_flags
+from absl.testing import flagsaver
 from data_fixtures import assert_same_files
+from ml_collections import ConfigDict
 from run_fixtures import Tiny, rows
 
-from alexnet_jax import settings
+from alexnet_jax import main, settings
 from alexnet_jax.data.cache import store
-from alexnet_jax.data.cache.building import make_cache
-from alexnet_jax.data.preparing import report
 from alexnet_jax.data.sources import open_source
-from alexnet_jax.run.parts import build
+from alexnet_jax.prepare import main as prepare_command
+from alexnet_jax.run.parts import Parts, build, check_batch
+from alexnet_jax.training import train
+from alexnet_jax.training.loop import input_stream
 
 
 def prepare(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
@@ -60,29 +64,143 @@ def test_prepare_verify_and_train(tiny, tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ("counts", "size", "tested"),
-    [
-        ({"train": 2}, 256, "train"),
-        ({"train": 2, "test": 1}, 256, "test"),
-        ({"train": 2, "val": 1}, 256, "validation"),
-        ({"train": 2, "val": 1, "test": 1}, 230, "validation"),
-    ],
-)
-def test_the_printed_command_fits_what_was_prepared(tmp_path, capsys, counts, size, tested):
-    """Its fields, whatever splits, classes and size there are, make a run that can be built."""
-    fixtures.write_folder(tmp_path / "pets and more", counts, ("cat", "dog", "emu"))
-    source = open_source(f"folder:{tmp_path}/pets and more")
-    report(make_cache(source, size, str(tmp_path / "a cache")))
-    command = shlex.split(capsys.readouterr().out.strip().splitlines()[-1])
+def in_process(command: list[str]) -> tuple[ConfigDict, Parts]:
+    """What `main` makes of a printed command, up to the first batch."""
     assert command[:3] == ["python", "-m", "alexnet_jax.main"]
-    fields = [a.removeprefix("--config.") for a in command if a.startswith("--config.")]
-    (name,) = (a.removeprefix("--config=") for a in command if a.startswith("--config="))
-    config = settings.override(settings.load(name), fields)
-    cache, _, model = build(config)
-    assert (cache.path, model.network.classes) == (str(tmp_path / "a cache"), 3)
-    assert config.data.test == tested
-    assert (config.data.validation == "") == ("val" not in counts)
+    main.define_flags()
+    with flagsaver.flagsaver():
+        absl_flags.FLAGS.unparse_flags()
+        config = main.configuration(main.parse_flags(command[3:]))
+    settings.check(config)
+    parts = build(config)
+    check_batch(config, parts.mesh)
+    iter(input_stream(config, parts.cache, parts.model.network, parts.mesh, 10)).close()
+    return config, parts
+
+
+def printed(said: str) -> list[list[str]]:
+    """The commands in a text, each on an indented line of its own."""
+    return [shlex.split(line) for line in said.splitlines() if line.startswith("    python -m ")]
+
+
+LAYOUTS = {
+    "train": {"train": 1}, "train, val": {"train": 1, "val": 1},
+    "train, test": {"train": 1, "test": 1}, "all": {"train": 1, "val": 1, "test": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layout", "size", "images", "classes"),
+    [
+        ("train", 256, 12, 3), ("train, val", 256, 80, 2), ("all", 256, 12, 2),
+        ("train, test", 230, 12, 2), ("train", 128, 80, 20), ("train, val", 128, 12, 3),
+        ("all", 128, 80, 2), ("train, test", 150, 7, 3), ("train", 32, 260, 10),
+        ("train, val", 32, 12, 3), ("train, test", 32, 12, 3), ("all", 32, 12, 3),
+        ("all", 28, 80, 2), ("train, test", 16, 12, 2), ("train", 16, 3, 3),
+    ],
+)  # fmt: skip
+def test_the_printed_command_runs_as_it_is(tmp_path, capsys, layout, size, images, classes):
+    """For every layout, size and number of images; and the training images are no test unsaid."""
+    names = tuple(f"class {i}" for i in range(classes))
+    counts = LAYOUTS[layout] | {"train": -(-images // classes)}
+    fixtures.write_folder(tmp_path / "pets and more", counts, names)
+    flags = [f"--source=folder:{tmp_path}/pets and more", f"--size={size}"]
+    assert prepare_command([*flags, f"--out={tmp_path}/a cache"]) == 0
+    said = capsys.readouterr().out
+    command = printed(said)[-1]
+    config, (cache, mesh, model) = in_process(command)
+    assert (cache.path, model.network.classes) == (str(tmp_path / "a cache"), classes)
+    assert (config.data.validation == "") == ("val" not in layout and layout != "all")
+    expected = {"train": "train", "train, val": "validation"}.get(layout, "test")
+    assert config.data.test == expected
+    assert config.batch_size <= counts["train"] * classes and mesh.shape["data"] in (1, 4)
+    assert ("Nothing is kept to test on" in said) == (layout == "train")
+    if layout != "train":
+        return
+    # What is offered instead: prepared with some images held out, which are tested on.
+    capsys.readouterr()
+    assert printed(said)[0][:3] == ["python", "-m", "alexnet_jax.prepare"]
+    assert prepare_command(printed(said)[0][3:]) == 0
+    (command,) = printed(capsys.readouterr().out)
+    config, (cache, _, _) = in_process(command)
+    assert config.data.test == config.data.validation == "validation"
+    assert len(cache.images["validation"]) == max(1, counts["train"] * classes // 10)
+
+
+def test_images_too_small_to_train_on(tmp_path, capsys):
+    fixtures.write_folder(tmp_path / "pets", {"train": 2}, ("cat", "dog"))
+    assert (
+        prepare_command([f"--source=folder:{tmp_path}/pets", f"--out={tmp_path}/c", "--size=14"])
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert "Too small to train on: prepare images of 15 pixels or more" in said and not printed(
+        said
+    )
+
+
+def test_the_printed_command_trains(tmp_path, capsys):
+    """Twelve images; with fewer units and epochs, that it may be quick."""
+    fixtures.write_folder(tmp_path / "pets", {"train": 6, "val": 2}, ("cat", "dog"))
+    arguments = [f"--source=folder:{tmp_path}/pets", f"--out={tmp_path}/c", "--size=16"]
+    assert prepare_command(arguments) == 0
+    (command,) = printed(capsys.readouterr().out)
+    fewer = [f"--config.model.conv{i}.width=2" for i in range(1, 6)]
+    fewer += [f"--config.model.fc{i}.width=2" for i in (6, 7)]
+    config, _ = in_process([*command, *fewer, "--config.epochs=2"])
+    scores = train(config, tmp_path / "w")
+    assert "12 training images, 2 classes; 3 steps of 8" in capsys.readouterr().out
+    assert [score.examples for score in scores] == [4, 4]
+
+
+def test_what_is_asked_of_a_cache_that_is_there_is_not_ignored(tmp_path, capsys):
+    fixtures.write_folder(tmp_path / "pets", {"train": 4}, ("cat", "dog"))
+    out, source = f"--out={tmp_path}/c", f"--source=folder:{tmp_path}/pets"
+    assert prepare_command([source, out, "--size=16", "--holdout=2"]) == 0
+    for arguments, message in (
+        ([out, "--size=32"], "--size=32: .* holds images of 16 pixels"),
+        ([out, "--holdout=0.5"], r"--holdout=0\.5: .* was made with --holdout=2"),
+        ([source, out, "--size=32", "--holdout=2"], "asked for is .* at 32 pixels"),
+        ([source, out, "--size=16"], "at 16 pixels with holdout=2; asked for is .*give another"),
+        ([source, out, "--holdout=8"], "--holdout=8: expected 1 to 7"),
+    ):
+        with pytest.raises(SystemExit):
+            prepare_command(arguments)
+        assert re.search(message, capsys.readouterr().err)
+    assert prepare_command([out, "--size=16", "--holdout=2"]) == 0
+    assert "all 8 images are as they were written" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "pets"]
+
+
+def test_messages_name_the_flags_of_the_command(tmp_path, capsys):
+    """Not the fields of a configuration, which this command has none of."""
+    for arguments in (
+        ["--source=tfds:not_there", f"--data_dir={tmp_path}"],
+        ["--source=folder:/not/there", "--holdout=3"],
+        ["--source=fashion_mnist", f"--data_dir={tmp_path}", "--holdout=1e9"],
+    ):
+        with pytest.raises(SystemExit):
+            prepare_command([*arguments, f"--out={tmp_path}/c", "--size=32"])
+        error = capsys.readouterr().err
+        assert not re.search(r"config\.data|data\.(dir|holdout|size|source)", error), error
+    fixtures.write_folder(tmp_path / "pets", {"train": 2}, ("cat", "dog"))
+    with pytest.raises(SystemExit):
+        prepare_command(
+            [f"--source=folder:{tmp_path}/pets", f"--out={tmp_path}/c", "--size=400000"]
+        )
+    assert "(--data_dir, or --out of alexnet_jax.prepare)" in capsys.readouterr().err
+
+
+def test_what_a_source_leaves_out_is_said(tmp_path, capsys):
+    fixtures.write_folder(tmp_path / "pets", {"train": 2}, ("cat", "dog"))
+    (tmp_path / "pets/train/cat/x.heic").write_text("a poem")
+    assert (
+        prepare_command([f"--source=folder:{tmp_path}/pets", f"--out={tmp_path}/c", "--size=16"])
+        == 0
+    )
+    said = capsys.readouterr().out
+    left_out = open_source(f"folder:{tmp_path}/pets").left_out
+    assert (str(left_out) in said) == bool(left_out)
 
 
 def test_sigterm_keeps_what_was_prepared(tmp_path):

@@ -1,12 +1,8 @@
 """Preparation: its statistics against float64, its files whatever happens on the way."""
 
-import dataclasses
 import json
 import os
 import pathlib
-import signal
-import subprocess
-import sys
 import time
 from unittest import mock
 
@@ -16,9 +12,9 @@ import numpy as np
 import pytest
 from data_fixtures import Photos, assert_same_files, photos
 
-from alexnet_jax.data import decoding, on_demand, sources
+from alexnet_jax.data import decoding, sources, threads
 from alexnet_jax.data.cache import building, estimate, store
-from alexnet_jax.data.cache.journal import Position
+from alexnet_jax.data.cache.journal import GrowingFiles, Position
 from alexnet_jax.data.cache.statistics import Sums
 from alexnet_jax.data.sources.record import Source
 from alexnet_jax.errors import UserError
@@ -157,6 +153,17 @@ def test_an_estimate_is_of_images_from_all_over_the_split():
     assert sorted(split.read) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.01, "about 1 s"), (12.4, "about 12 s"), (59.4, "about 59 s"), (59.6, "about 1 min"),
+        (5399, "about 90 min"), (5400, "about 1.5 hours"),
+    ],
+)  # fmt: skip
+def test_how_long_it_takes_in_words(seconds, words):
+    assert f"{words} on 4 cores" in str(estimate.Cost(100, 10**6, 4, 100 / seconds))
+
+
 def test_only_a_few_images_wait_in_memory(tmp_path, monkeypatch):
     """While the disk is slow the workers stop, however many images there are."""
     split, source = watched(2_000)
@@ -176,16 +183,19 @@ def test_only_a_few_images_wait_in_memory(tmp_path, monkeypatch):
     assert len(split.read) == 2_000
 
 
-def test_a_record_is_written_after_what_it_records(tmp_path, monkeypatch):
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_record_is_written_after_what_it_records(tmp_path, monkeypatch, interrupted):
     """What it says is whole has been forced to the disk, or a power cut could leave it saying more
-    than there is. The last one is not followed by more work: all files are forced then."""
+    than there is. That holds for the last one too, and for one after an interruption."""
     forced: dict[int, int] = {}
+    events: list[object] = []
     missing: list[list[str]] = []
     save = Position.save
 
     def sync(descriptor: int) -> None:
         file = os.fstat(descriptor)
         forced[file.st_ino] = file.st_size
+        events.append(file.st_ino)
 
     def check(position: Position, directory: pathlib.Path, settings: dict) -> None:
         sizes = {name: forced.get((directory / name).stat().st_ino, 0) for name in position.lengths}
@@ -193,14 +203,70 @@ def test_a_record_is_written_after_what_it_records(tmp_path, monkeypatch):
         missing.append([name for name, length in lengths if sizes[name] < length])
         save(position, directory, settings)
 
+    rename = os.rename
+    monkeypatch.setattr(os, "rename", lambda *a: (events.append("rename"), rename(*a)))
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(os, "fdatasync", sync)
     monkeypatch.setattr(Position, "save", check)
     monkeypatch.setattr(building, "RECORD_SECONDS", 0.0)
+    if interrupted:
+        monkeypatch.setattr(building, "RECORD_SECONDS", 1e9)
+        append = GrowingFiles.append
+
+        def interrupt(growing, name, content):
+            if name == "test.csv":
+                raise KeyboardInterrupt
+            return append(growing, name, content)
+
+        monkeypatch.setattr(GrowingFiles, "append", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            building.make_cache(photos(), 16, str(tmp_path / "c"))
+        assert len(missing) == 2 and not any(missing)  # the first, of nothing, and the last
+        return
     building.make_cache(photos(), 16, str(tmp_path / "c"))
-    assert len(missing) > 5 and not any(missing[:-1])
+    assert len(missing) > 5 and not any(missing)
     written = {path.stat().st_ino for path in (tmp_path / "c").iterdir()}
     assert written <= forced.keys()
+    renamed = events.index("rename")  # the directory got its name: that too is forced
+    assert tmp_path.stat().st_ino in events[renamed:]
+
+
+def test_macos_has_neither_fdatasync_nor_affinities(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "fdatasync")
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(building, "RECORD_SECONDS", 0.0)
+    cache = building.make_cache(photos(), 16, str(tmp_path / "c"))
+    assert len(cache.images["train"]) == 150
+
+
+def write_control_groups(root: pathlib.Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 2),  # docker --cpus=1.5
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 8),
+        ("0::/a/b\n", {"a/cpu.max": "300000 100000\n", "a/b/cpu.max": "max 100000\n"}, 3),
+        ("0::/a/b\n", {"a/cpu.max": "50000 100000\n", "a/b/cpu.max": "400000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "6400000 100000\n"}, 8),  # more than there are
+        ("2:cpu,cpuacct:/j\n", {"cpu,cpuacct/j/cpu.cfs_quota_us": "400000\n",
+                                "cpu,cpuacct/j/cpu.cfs_period_us": "100000\n"}, 4),
+        ("2:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ("0::/\n", {"cpu.max": "nonsense"}, 8),
+    ],
+)  # fmt: skip
+def test_cores_are_those_of_the_control_group(tmp_path, monkeypatch, own, files, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(threads, "CGROUPS", tmp_path)
+    monkeypatch.setattr(threads, "OWN_CGROUPS", tmp_path / "own")
+    assert threads.cores() == 8
+    (tmp_path / "own").write_text(own)
+    write_control_groups(tmp_path, files)
+    assert threads.cores() == expected
 
 
 def test_names_of_any_kind_come_back(tmp_path):
@@ -215,173 +281,6 @@ def test_names_of_any_kind_come_back(tmp_path):
     assert [name for _, _, name in cache.rows("train")] == names
 
 
-# --- broken off, and gone on ----------------------------------------------------------------------
-
-# A preparation in a process of its own, that can be killed; it records its place after each chunk.
-SLOW = """
-import sys, time
-from alexnet_jax.data import decoding, sources
-from alexnet_jax.data.cache import building
-building.RECORD_SECONDS, building.CHUNK = 0.0, 4
-load = decoding.load
-decoding.load = lambda content, size: (time.sleep(float(sys.argv[3])), load(content, size))[1]
-building.make_cache(sources.open_source(sys.argv[1]), 16, sys.argv[2], holdout=20, workers=2)
-"""
-
-
-def start_slow(source: str, out: pathlib.Path, seconds: float = 0.004) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", SLOW, source, str(out), str(seconds)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-
-
-@pytest.fixture(scope="module")
-def pets(tmp_path_factory) -> pathlib.Path:
-    """A folder of 300 + 12 images, and beside it the cache that an unbroken preparation makes."""
-    root = tmp_path_factory.mktemp("pets")
-    fixtures.write_folder(root / "pets", {"train": 100, "test": 4}, ("cat", "dog", "emu"))
-    source = sources.open_source(f"folder:{root}/pets")
-    building.make_cache(source, 16, str(root / "unbroken"), holdout=20, workers=1)
-    return root
-
-
-def killed_half_way(pets: pathlib.Path, out: pathlib.Path) -> None:
-    process = start_slow(f"folder:{pets}/pets", out)
-    rows = pathlib.Path(f"{out}.partial", "train.csv")
-    while not (rows.exists() and rows.stat().st_size > 1200):
-        assert process.poll() is None
-        time.sleep(0.001)
-    process.kill()
-    process.communicate()
-
-
-def test_killed_again_and_again_it_ends_with_the_same_files(pets, tmp_path):
-    out, partial = tmp_path / "c", tmp_path / "c.partial"
-    lengths = [0]
-    for _ in range(30):
-        process = start_slow(f"folder:{pets}/pets", out)
-        deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:
-            rows = partial / "train.csv"
-            if rows.exists() and rows.stat().st_size > lengths[-1] + 1200:
-                process.send_signal(signal.SIGKILL)
-                break
-            time.sleep(0.001)
-        _, errors = process.communicate(timeout=60)
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL and not out.exists(), errors
-        lengths.append((partial / "train.csv").stat().st_size)
-    assert len(lengths) > 3  # each start went further than the one before
-    assert_same_files(out, pets / "unbroken")
-
-
-def test_a_record_that_the_files_contradict_is_not_believed(pets, tmp_path):
-    out, partial = tmp_path / "c", tmp_path / "c.partial"
-    killed_half_way(pets, out)
-    images_file = partial / "train.images.npy"
-    images_file.write_bytes(images_file.read_bytes()[:100])
-    source = sources.open_source(f"folder:{pets}/pets")
-    building.make_cache(source, 16, str(out), holdout=20)
-    assert_same_files(out, pets / "unbroken")
-
-
-def test_another_preparation_in_the_same_place_is_refused(pets, tmp_path):
-    out = tmp_path / "c"
-    killed_half_way(pets, out)
-    source = sources.open_source(f"folder:{pets}/pets")
-    with pytest.raises(
-        UserError, match=r"another.*at 16 pixels with.*asked for.*at 20 pixels with"
-    ):
-        building.make_cache(source, 20, str(out), holdout=20)
-    with pytest.raises(UserError, match=r"holdout=20; asked for is .* pixels: delete it"):
-        building.make_cache(source, 16, str(out))
-    with pytest.raises(UserError, match="asked for is photos"):
-        building.make_cache(photos(), 16, str(out))
-    same_list = dataclasses.replace(source, name="folder:/elsewhere")  # perhaps of other images
-    with pytest.raises(UserError, match="asked for is folder:/elsewhere"):
-        building.make_cache(same_list, 16, str(out), holdout=20)
-    with pytest.raises(UserError, match=r"is no cache .*c\.partial is one that is not complete"):
-        store.open_cache(str(tmp_path / "c"))
-
-
-def test_a_full_disk_costs_nothing_that_was_done(pets, tmp_path):
-    limited = (
-        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));" + SLOW
-    )
-    arguments = [f"folder:{pets}/pets", str(tmp_path / "c"), "0"]
-    done = subprocess.run(
-        [sys.executable, "-c", limited, *arguments], capture_output=True, text=True, cwd=ROOT
-    )
-    assert "UserError: cannot write" in done.stderr, done.stderr
-    assert "what was done is kept" in done.stderr
-    assert 80_000 < (tmp_path / "c.partial" / "train.images.npy").stat().st_size <= 100_000
-    read = []
-
-    class Counted:
-        def __init__(self, split):
-            self.split = split
-
-        def __len__(self):
-            return len(self.split)
-
-        def __getitem__(self, index):
-            read.append(index)
-            return self.split[index]
-
-    source = sources.open_source(f"folder:{pets}/pets")
-    splits = {name: Counted(split) for name, split in source.splits.items()}
-    source = Source(source.name, source.class_names, splits, source.identity)
-    building.make_cache(source, 16, str(tmp_path / "c"), holdout=20)
-    assert_same_files(tmp_path / "c", pets / "unbroken")
-    assert len(read) < 312 - 80_000 // (16 * 16 * 3)
-
-
-def test_two_processes_at_once_make_it_once(pets, tmp_path):
-    runs = [start_slow(f"folder:{pets}/pets", tmp_path / "c", 0.001) for _ in range(2)]
-    answers = [run.communicate(timeout=60) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], answers
-    assert {errors for _, errors in answers} == {""}  # no progress bar off a terminal
-    assert sorted(said[:19] for said, _ in answers) == ["", "waiting for another"]
-    assert_same_files(tmp_path / "c", pets / "unbroken")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".c.lock", "c"]
-
-
-def test_what_an_unrecorded_attempt_left_is_not_taken_for_its_own(pets, tmp_path):
-    partial = tmp_path / "c.partial"
-    partial.mkdir()
-    for name in ("validation.images.npy", "validation.csv", "spare.csv"):
-        (partial / name).write_bytes((pets / "unbroken" / "train.csv").read_bytes())
-    (partial / "progress.npz").write_bytes(b"PK\x03\x04 and no more")
-    source = sources.open_source(f"folder:{pets}/pets")
-    building.make_cache(source, 16, str(tmp_path / "c"), holdout=20)
-    assert_same_files(tmp_path / "c", pets / "unbroken")
-
-
-def test_what_is_there_is_not_overwritten_nor_taken_for_another(pets, tmp_path):
-    source = sources.open_source(f"folder:{pets}/pets")
-    again = building.make_cache(source, 16, str(pets / "unbroken"), holdout=20)
-    assert again.fingerprint == store.open_cache(str(pets / "unbroken")).fingerprint
-    with pytest.raises(UserError, match=r"unbroken is the cache of .*holdout=20; asked for"):
-        building.make_cache(source, 16, str(pets / "unbroken"))
-    (tmp_path / "file").write_text("mine")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "file").write_text("mine")
-    for taken in ("file", "folder"):
-        with pytest.raises(UserError, match=f"{taken} is there and is no cache: give a new"):
-            building.make_cache(source, 16, str(tmp_path / taken))
-    assert (tmp_path / "folder" / "file").read_text() == "mine"
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "empty")
-    linked = building.make_cache(source, 16, str(tmp_path / "link"), holdout=20)
-    assert linked.fingerprint == again.fingerprint and (tmp_path / "empty" / "meta.json").exists()
-
-
 # --- what cannot be used --------------------------------------------------------------------------
 
 
@@ -393,7 +292,7 @@ def test_what_is_there_is_not_overwritten_nor_taken_for_another(pets, tmp_path):
         (Source("s", ("a", "b"), {"train": Photos(0)}, ""), 16, 0, "no training images"),
         (Source("s", ("a", "b"), {"train": Photos(4)}, ""), 16, 0, "photo 2 has the label 2, but"),
         (photos(4), 10**6, 0, r"needs 27,000\.0 GB in .*free: choose a larger disk"),
-        (photos(4), 0, 0, "size 0"),
+        (photos(4), 0, 0, "size=0"),
         (photos(4), 16, 4, "holdout=4: expected 1 to 3"),
         (photos(4), 16, -1, "holdout=-1"),
         (photos(4), 16, 0.01, "holdout=0.01"),
@@ -414,19 +313,11 @@ def test_holdout_beside_a_validation_split(tmp_path):
         building.make_cache(source, 16, str(tmp_path / "c"), holdout=3)
 
 
-@pytest.fixture
-def spoilt(tmp_path) -> Source:
-    """80 + 80 training images, two of them spoilt, and 3 + 3 to test with, one of them spoilt."""
-    fixtures.write_folder(tmp_path / "pets", {"train": 80, "test": 3}, ("cat", "dog"))
-    (tmp_path / "pets" / "train" / "dog" / "17.png").write_bytes(b"\x89PNG but no more")
-    (tmp_path / "pets" / "train" / "dog" / "21.png").write_bytes(b"")
-    (tmp_path / "pets" / "test" / "cat" / "1.png").write_text("a poem")
-    return sources.open_source(f"folder:{tmp_path}/pets")
-
-
 def test_a_bad_image_stops_the_preparation_or_is_left_out(tmp_path, spoilt):
     out = str(tmp_path / "c")
-    with pytest.raises(UserError, match=r"train/dog/17\.png of the split train .*fix it and"):
+    with pytest.raises(
+        UserError, match=r"train/dog/17\.png of the split train .*fix it or remove it, and give"
+    ):
         building.make_cache(spoilt, 16, out)
     assert not (tmp_path / "c").exists()
     cache = building.make_cache(spoilt, 16, out, on_bad_image="skip")
@@ -459,7 +350,7 @@ def test_skipped_images_are_not_forgotten_by_fail(tmp_path, spoilt, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         building.make_cache(spoilt, 16, str(tmp_path / "c"), on_bad_image="skip")
     monkeypatch.undo()
-    with pytest.raises(UserError, match=r"left out 3 images already .*on_bad_image=skip, or del"):
+    with pytest.raises(UserError, match=r"left out 3 images already .*on_bad_image=skip`, or del"):
         building.make_cache(spoilt, 16, str(tmp_path / "c"))
     cache = building.make_cache(spoilt, 16, str(tmp_path / "c"), on_bad_image="skip")
     assert len(cache.images["train"]) == 158
@@ -496,42 +387,3 @@ def test_nothing_but_bad_images(tmp_path):
             sources.open_source(f"folder:{tmp_path}/pets"), 16, str(tmp_path / "c"),
             on_bad_image="skip",
         )  # fmt: skip
-
-
-# --- without a cache ------------------------------------------------------------------------------
-
-
-def test_undecoded_gives_the_pixels_of_the_cache(pets):
-    cache = store.open_cache(str(pets / "unbroken"))
-    source = sources.open_source(f"folder:{pets}/pets")
-    direct = on_demand.open_undecoded(source, 16, holdout=20)
-    for split in ("train", "validation", "test"):
-        assert direct.images[split].shape == cache.images[split].shape
-        np.testing.assert_array_equal(direct.images[split][:], cache.images[split])
-        np.testing.assert_array_equal(direct.labels[split][:], cache.labels[split])
-        rows = np.array([3, 1])
-        np.testing.assert_array_equal(direct.labels[split][rows], cache.labels[split][rows])
-        window = (2, slice(3, 9), slice(4, None))
-        np.testing.assert_array_equal(direct.images[split][window], cache.images[split][window])
-        assert direct.images[split][2:2].shape == (0, 16, 16, 3)
-    np.testing.assert_array_equal(direct.mean_image, cache.mean_image)  # fewer than the sample
-    np.testing.assert_array_equal(direct.eigenvalues, cache.eigenvalues)
-    again = on_demand.open_undecoded(source, 16, holdout=20)
-    assert again.fingerprint == direct.fingerprint
-    assert on_demand.open_undecoded(source, 20, holdout=20).fingerprint != direct.fingerprint
-
-
-def test_undecoded_names_a_bad_image(spoilt):
-    with pytest.raises(UserError, match=r"dog/(17|21)\.png cannot be used"):
-        on_demand.open_undecoded(spoilt, 16)
-
-
-def test_undecoded_tfds_gives_the_pixels_of_its_cache(tmp_path):
-    fixtures.prepare_tfds(fixtures.TinyPhotos, tmp_path)
-    source = sources.open_source("tfds:tiny_photos", str(tmp_path))
-    cache = building.make_cache(source, 16, str(tmp_path / "c"))
-    direct = on_demand.open_undecoded(source, 16)
-    assert list(direct.images) == list(cache.images) == ["train", "validation"]
-    for split in cache.images:
-        np.testing.assert_array_equal(direct.images[split][:], cache.images[split])
-        np.testing.assert_array_equal(direct.labels[split][:], cache.labels[split])

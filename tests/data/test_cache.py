@@ -1,20 +1,25 @@
 """The cache: opened, verified, made on the way to training where it is small, refused where not."""
 
+import errno
 import json
+import os
+import pathlib
 import re
 import shlex
+import shutil
 
 import data_fixtures as fixtures
 import numpy as np
 import pytest
 from data_fixtures import photos
 
-from alexnet_jax.data import dataset, sources
+from alexnet_jax import prepare
+from alexnet_jax.data import dataset, decoding, sources
 from alexnet_jax.data.cache import building, store
 from alexnet_jax.errors import UserError
 
 
-def test_ensure_cache_makes_once_and_then_needs_the_source_no_more(tmp_path):
+def test_ensure_cache_makes_once_and_finds_it_again(tmp_path):
     fixtures.write_folder(tmp_path / "pets", {"train": 2}, ("cat", "dog"))
     first = dataset.ensure_cache(f"folder:{tmp_path}/pets", 16, str(tmp_path))
     (tmp_path / "pets").rename(tmp_path / "elsewhere")
@@ -30,6 +35,8 @@ def test_names():
     assert dataset.cache_name("tfds:imagenet2012:5.1.0", 256) == "imagenet2012-5.1.0-256"
     assert dataset.cache_name("fashion_mnist", 32, 5000) == "fashion_mnist-32-holdout5000"
     assert dataset.cache_name("fashion_mnist", 32, 0.1) == "fashion_mnist-32-holdout0.1"
+    assert dataset.cache_name("x", 32, 1234567) != dataset.cache_name("x", 32, 1234568)
+    assert dataset.cache_name("x", 32, 0.12345678) != dataset.cache_name("x", 32, 0.12345679)
     assert dataset.cache_name("embedded", 128) == dataset.cache_name("embedded/full", 128)
     name = dataset.cache_name("folder:/data/my pets/", 64)
     assert name.startswith("my-pets-") and name != dataset.cache_name("folder:/my pets", 64)
@@ -39,7 +46,7 @@ def test_a_large_dataset_is_left_to_its_own_command(tmp_path, monkeypatch):
     fixtures.write_folder(tmp_path / "pets", {"train": 20}, ("cat", "dog"))
     monkeypatch.setattr(dataset, "LARGE", 40 * 16 * 16 * 3 - 1)
     spec = f"folder:{tmp_path}/pets"
-    with pytest.raises(UserError, match=r"40 images, 0\.0 MB, about a minute on \d+ core") as said:
+    with pytest.raises(UserError, match=r"40 images, 0\.0 MB, about 1 s on \d+ core") as said:
         dataset.ensure_cache(spec, 16, str(tmp_path / "my data"), holdout=4)
     command = re.search(r"python -m alexnet_jax\.prepare (.*)", str(said.value))[1]
     flags = dict(flag.removeprefix("--").split("=") for flag in shlex.split(command))
@@ -99,6 +106,11 @@ def test_damaged_caches_are_noticed(tmp_path):
     (path / "meta.json").write_text(json.dumps({"format": store.FORMAT}))
     with pytest.raises(UserError, match="damaged"):
         store.open_cache(str(path))
+    for other in ({"by": "another program"}, []):
+        (path / "meta.json").write_text(json.dumps(other))
+        with pytest.raises(UserError, match=r"of something else.*give another dir") as said:
+            store.open_cache(str(path))
+        assert "delete" not in str(said.value)
     (path / "meta.json").unlink()
     with pytest.raises(UserError, match=r"no cache \(.*meta\.json is missing"):
         store.open_cache(str(path))
@@ -138,3 +150,55 @@ def test_what_is_read_at_once_is_verified_at_once(tmp_path, damage):
         np.save(path / "train.labels.npy", np.full(9, 3, np.int32))
     with pytest.raises(UserError, match=r"is damaged .*(not as it was written|labels of classes)"):
         store.open_cache(str(path))
+
+
+def test_a_directory_without_its_meta_names_the_way_out(tmp_path):
+    fixtures.write_folder(tmp_path / "pets", {"train": 2}, ("cat", "dog"))
+    made = dataset.ensure_cache(f"folder:{tmp_path}/pets", 16, str(tmp_path))
+    pathlib.Path(made.path, "meta.json").unlink()
+    with pytest.raises(UserError, match=r"meta\.json is missing\): if it was one, delete it") as e:
+        dataset.ensure_cache(f"folder:{tmp_path}/pets", 16, str(tmp_path))
+    assert made.path in str(e.value)
+    shutil.rmtree(made.path)
+    pathlib.Path(made.path).mkdir()  # an empty one is none
+    again = dataset.ensure_cache(f"folder:{tmp_path}/pets", 16, str(tmp_path))
+    assert again.fingerprint == made.fingerprint
+
+
+def test_a_cache_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    building.make_cache(photos(9), 16, str(tmp_path / "c"))
+
+    def fail(*args, **kwargs):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "train.images.npy")
+
+    monkeypatch.setattr(np, "load", fail)
+    with pytest.raises(UserError, match=r"c cannot be read \(.*Input/output error") as error:
+        store.open_cache(str(tmp_path / "c"))
+    assert "damaged" not in str(error.value) and "delete" not in str(error.value)
+
+
+def test_a_path_that_is_no_text_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "load", None)  # no image is looked at
+    place = os.fsdecode(os.fsencode(str(tmp_path)) + b"/caf\xe9")
+    fixtures.write_folder(pathlib.Path(place), {"train": 2}, ("cat", "dog"))
+    (tmp_path / "link").symlink_to(place)
+    good = tmp_path / "good"
+    fixtures.write_folder(good, {"train": 2}, ("cat", "dog"))
+    for spec, data_dir in (
+        (f"folder:{place}", str(tmp_path)),
+        (f"folder:{tmp_path}/link", str(tmp_path)),
+        (f"folder:{good}", place),
+    ):
+        for path in (None, "none"):
+            with pytest.raises(UserError, match=r"caf.*not UTF-8: rename ") as error:
+                dataset.ensure_cache(spec, 16, data_dir, path=path)
+            str(error.value).encode()
+    with pytest.raises(UserError, match=r"caf\\udce9.*not UTF-8"):
+        building.make_cache(sources.open_source(f"folder:{good}"), 16, f"{place}/c")
+    with pytest.raises(SystemExit):
+        prepare.main([f"--source=folder:{place}", f"--out={tmp_path}/c"])
+    with pytest.raises(SystemExit):
+        prepare.main([f"--source=folder:{good}", f"--out={place}/c"])
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "link") == sorted(
+        [os.path.basename(place), "good"]
+    )

@@ -18,6 +18,7 @@ from unittest import mock
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 from PIL import EpsImagePlugin, Image, PngImagePlugin
 
 from alexnet_jax.data import decoding
@@ -113,21 +114,83 @@ def test_ycck_jpeg():
     assert np.abs(decoding.decode(bytes(content)).astype(int) - PHOTO).mean() < 4
 
 
-def test_alpha_is_dropped_and_palettes_looked_up():
-    alpha = np.random.default_rng(2).integers(0, 256, (*PHOTO.shape[:2], 1), dtype=np.uint8)
-    rgba = Image.fromarray(np.concatenate([PHOTO, alpha], axis=2))
-    np.testing.assert_array_equal(decoding.decode(encode(rgba, "PNG")), PHOTO)
-    pale = np.concatenate([PHOTO[..., :1], alpha], axis=2)
+def over(colours: np.ndarray, alpha: np.ndarray, background: ArrayLike = 255) -> np.ndarray:
+    """What is seen of colours (H, W, 3) of some opacity (H, W), 0..255, before a background."""
+    share = alpha[..., None] / 255
+    return np.rint(colours * share + np.asarray(background) * (1 - share))
+
+
+ALPHA = np.random.default_rng(2).integers(0, 256, PHOTO.shape[:2], dtype=np.uint8)
+ALPHA[:3, :3], ALPHA[:3, 3:6] = 0, 255
+BLUE = (10, 20, 230)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_transparent_is_seen_before_a_background(form, mode):
+    """White by default: a drawing in black on nothing stays one."""
+    options = {"lossless": True, "exact": True} if form == "WEBP" else {}
+    colours = PHOTO if mode == "RGBA" else grey(PHOTO[..., 0])
+    layers = [PHOTO] if mode == "RGBA" else [PHOTO[..., 0]]
+    content = encode(Image.fromarray(np.dstack([*layers, ALPHA]), mode), form, **options)
+    np.testing.assert_array_equal(decoding.decode(content), over(colours, ALPHA))
+    np.testing.assert_array_equal(decoding.decode(content, BLUE), over(colours, ALPHA, BLUE))
     np.testing.assert_array_equal(
-        decoding.decode(encode(Image.fromarray(pale, "LA"), "PNG")), grey(PHOTO[..., 0])
+        decoding.load(content, 40, BLUE), decoding.fit(decoding.decode(content, BLUE), 40)
     )
+    line = encode(Image.fromarray(np.uint8([[[0, 0, 0, 0], [0, 0, 0, 255]]])), "PNG")
+    np.testing.assert_array_equal(decoding.decode(line)[0, :, 0], [255, 0])
+
+
+def test_palettes_are_looked_up_and_their_transparent_colours_seen_through():
     palette = Image.fromarray(PHOTO).quantize(16)
-    colours = np.reshape(palette.getpalette(), (-1, 3))[np.asarray(palette)]
+    places = np.asarray(palette)
+    colours = np.reshape(palette.getpalette(), (-1, 3))[places]
     for form in ("PNG", "GIF", "BMP", "TIFF"):
         np.testing.assert_array_equal(decoding.decode(encode(palette, form)), colours)
-    for transparency in (3, bytes(range(16))):
-        content = encode(palette, "PNG", transparency=transparency)
-        np.testing.assert_array_equal(decoding.decode(content), colours)
+    for form in ("PNG", "GIF"):
+        content = encode(palette, form, transparency=3)
+        seen = over(colours, np.where(places == 3, 0, 255))
+        assert (seen == 255).all(-1).any()
+        np.testing.assert_array_equal(decoding.decode(content), seen)
+    shares = np.arange(0, 256, 16, dtype=np.uint8)
+    content = encode(palette, "PNG", transparency=shares.tobytes())
+    np.testing.assert_array_equal(decoding.decode(content), over(colours, shares[places]))
+
+
+@pytest.mark.parametrize("kind", ["1", "L", "RGB", "16 bits"])
+def test_one_colour_is_declared_transparent(kind):
+    image = PHOTO
+    if kind == "16 bits":
+        image = PHOTO[..., 0].astype(np.uint16) * 256 + PHOTO[..., 1]
+    elif kind != "RGB":
+        image = PHOTO[..., 0] if kind == "L" else np.where(PHOTO[..., 0] > 128, 255, 0) == 255
+    colour = image[0, 0].tolist()
+    content = encode(image, "PNG", transparency=tuple(colour) if kind == "RGB" else int(colour))
+    there = image == colour if image.ndim == 2 else (image == colour).all(-1)
+    opaque = decoding.decode(encode(image, "PNG"))
+    assert there.any() and not there.all()
+    np.testing.assert_array_equal(
+        decoding.decode(content, BLUE), over(opaque, np.where(there, 0, 255), BLUE)
+    )
+
+
+def test_an_image_of_pillow_is_its_file_and_stays_as_it_is():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    palette = Image.fromarray(PHOTO).quantize(16)
+    contents = [encode(PHOTO, form, exif=exif) for form in ("JPEG", "PNG", "TIFF")]
+    contents += [encode(palette, "PNG", transparency=3), encode(PHOTO, "JPEG", "CMYK")]
+    for content in contents:
+        with Image.open(io.BytesIO(content)) as image:
+            for _ in range(2):
+                np.testing.assert_array_equal(decoding.of_pillow(image), decoding.decode(content))
+                assert image.info.get("transparency") == (3 if image.mode == "P" else None)
+    with pytest.raises(decoding.BadImage, match="no pixels"):
+        decoding.of_pillow(Image.new("RGB", (0, 5)))
+    cut = Image.open(io.BytesIO(JPEG[:-200]))
+    with cut, pytest.raises(decoding.BadImage, match="truncated"):
+        decoding.of_pillow(cut)
 
 
 def test_one_bit_and_sixteen_bits():
@@ -346,6 +409,8 @@ def specimens() -> list[bytes]:
     makings += [(form, "RGB", {}) for form in ("BMP", "PPM")]
     makings += [("JPEG", mode, {}) for mode in ("L", "CMYK")]
     makings += [("PNG", mode, {}) for mode in ("1", "L", "LA", "P", "RGBA")]
+    makings += [("PNG", "P", {"transparency": bytes(range(99))}), ("GIF", "P", {"transparency": 1})]
+    makings += [(form, "RGBA", {}) for form in ("WEBP", "TIFF")]
     makings += [(form, mode, {}) for form in ("BMP", "PPM") for mode in ("1", "L")]
     compressions = ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
     makings += [("TIFF", "RGB", {"compression": kind}) for kind in compressions]

@@ -92,6 +92,28 @@ def test_what_an_image_may_be(network: TrainedNetwork, tmp_path: Path) -> None:
     assert np.abs(near - found[:1]).max() < 0.05
 
 
+def test_one_image_or_many(network: TrainedNetwork, tmp_path: Path) -> None:
+    """What asks the network takes what `given` takes; an image alone is the first row."""
+    pixels = trained_fixtures.pictures(2, 170)
+    Image.fromarray(pixels[0]).save(tmp_path / "picture.png")
+    expected = network.predict(pixels)
+    for images in (tmp_path / "picture.png", Image.fromarray(pixels[0]), jnp.asarray(pixels[0])):
+        np.testing.assert_allclose(network.predict(images), expected[:1], rtol=1e-5)
+    np.testing.assert_array_equal(network.predict(jnp.asarray(pixels)), expected)
+    mixed = [str(tmp_path / "picture.png"), pixels[1]]
+    np.testing.assert_array_equal(network.predict(mixed), expected)
+    np.testing.assert_array_equal(network.features(mixed), network.features(pixels))
+    np.testing.assert_array_equal(network.logits(iter(mixed)), network.logits(pixels))
+
+
+def test_what_it_says_of_itself(network: TrainedNetwork, workdir: Path) -> None:
+    """Where it comes from, its classes and sizes, and where it computes."""
+    assert repr(network) == (
+        f"<TrainedNetwork {workdir}, step 3: 12 classes (class 0, class 1, ..., class 11), images "
+        "of 110x110, views of 96x96, mesh data=1 tower=1 (cpu)>"
+    )
+
+
 def test_batches_do_not_show(network: TrainedNetwork) -> None:
     """Each image's answer is its own, however many are asked about at once."""
     pictures = trained_fixtures.pictures(37)
@@ -141,8 +163,19 @@ def test_refusals(network: TrainedNetwork, workdir: Path, tmp_path: Path) -> Non
     pictures = trained_fixtures.pictures(1)
     with pytest.raises(UserError, match="no layer 'fc9': one of conv1, conv1/sum"):
         network.features(pictures, "fc9")
-    with pytest.raises(UserError, match="no images"):
-        network.predict([])
+    with pytest.raises(UserError, match=r"no layer \['conv5', 'fc7'\]: one of conv1, conv1/sum"):
+        network.features(pictures, ["conv5", "fc7"])  # type: ignore[arg-type]
+    for view in (10, -1, 0.5, "0", None):
+        with pytest.raises(UserError, match=f"view={view!r}: expected 0 to 9"):
+            network.logits(pictures, view)  # type: ignore[arg-type]
+    for batch_size in (0, -1, 2.0, "all"):
+        with pytest.raises(UserError, match=f"batch_size={batch_size!r}: expected 1 to"):
+            network.predict(pictures, batch_size=batch_size)  # type: ignore[arg-type]
+    for nothing in ([], iter(()), pictures[:0], jnp.asarray(pictures[:0])):
+        with pytest.raises(UserError, match="no images were given"):
+            network.predict(nothing)
+    with pytest.raises(UserError, match="images are None: expected a path"):
+        network.predict(None)
     with pytest.raises(BadImage, match="float64"):
         network.predict(pictures / 255)
     with pytest.raises(BadImage, match="not an image"):

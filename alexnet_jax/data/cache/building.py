@@ -15,11 +15,10 @@ import itertools
 import json
 import os
 import pathlib
-import shutil
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -28,26 +27,27 @@ import tqdm
 
 from alexnet_jax import files
 from alexnet_jax.data import decoding
-from alexnet_jax.data.cache.estimate import check_disk, footprint
-from alexnet_jax.data.cache.journal import GrowingFiles, Position, recorded
-from alexnet_jax.data.cache.splits import Plan, described, plan_splits, settings_of
+from alexnet_jax.data.cache import journal, places
+from alexnet_jax.data.cache.earlier import Earlier
+from alexnet_jax.data.cache.journal import GrowingFiles, Position
+from alexnet_jax.data.cache.request import Request
 from alexnet_jax.data.cache.statistics import Sums
 from alexnet_jax.data.cache.store import (
     COLUMNS,
     FORMAT,
+    HEADER,
     Cache,
     fingerprint,
     open_cache,
     partial_path,
     read_rows,
 )
-from alexnet_jax.data.sources.record import Source, Split
+from alexnet_jax.data.sources.record import Source
 from alexnet_jax.data.threads import cores, one_opencv_thread
 from alexnet_jax.errors import UserError
 
 CHUNK = 32  # images a worker takes at a time
 RECORD_SECONDS = 10.0  # of work that a kill may cost
-HEADER = 128  # bytes of a .npy file before its data
 
 OnBadImage = Literal["fail", "skip"]
 T = TypeVar("T")
@@ -61,6 +61,9 @@ def make_cache(
     holdout: float = 0,
     workers: int | None = None,
     on_bad_image: OnBadImage = "fail",
+    *,
+    overwrite: bool = False,
+    data_dir: str | None = None,
 ) -> Cache:
     """Writes a source's cache to the directory `path`, with the statistics of its training split.
 
@@ -74,74 +77,54 @@ def make_cache(
             same for any number.
         on_bad_image: 'fail' stops at an image that cannot be used; 'skip' leaves it out and lists
             it in skipped.csv.
+        overwrite: whether a cache at `path` that is another gives way to this one, once this one is
+            complete.
+        data_dir: TFDS's directory, which is only recorded.
 
     Raises:
         UserError: for too few classes or images, a full disk, or a bad image. What was done by
             then is kept.
     """
     path = os.path.realpath(os.path.expanduser(path))
-    plan = plan_splits(source, size, holdout)
-    settings = settings_of(source, plan, size, holdout)
-    parent, name = os.path.split(path)
-    with files.exclusive_lock(os.path.join(parent, f".{name}.lock")):
-        if is_made(path, settings):
-            pathlib.Path(path, "progress.npz").unlink(missing_ok=True)  # of one killed at its end
+    request = Request(source, size, path, holdout, data_dir)
+    request.check()
+    partial = pathlib.Path(partial_path(path))
+    lock = f"{partial}.lock"
+    with files.exclusive_lock(lock):
+        if places.is_made(request, overwrite):
+            places.clean(request)  # after one that was killed at its end
+            _unlink(lock)
             return open_cache(path)
-        partial = pathlib.Path(partial_path(path))
-        position = recorded(partial, settings)
-        if position is None:
-            shutil.rmtree(partial, ignore_errors=True)
-            check_disk(footprint(source, size), parent)
-            position = Position({}, {}, Sums.zero(size))
-        else:
-            check_disk(footprint(source, size) - sum(position.lengths.values()), parent)
-            _check_skipped(partial, on_bad_image)
         try:
-            partial.mkdir(exist_ok=True)
-            position.save(partial, settings)
-            position = _write(source, plan, partial, position, settings, workers, on_bad_image)
-            _complete(source, plan, position, partial, settings)
-            os.rename(partial, path)
-            os.unlink(os.path.join(path, "progress.npz"))
+            position, facts = places.start(request)
+            _check_skipped(request, partial, on_bad_image)
+            position.save(partial, facts)
+            earlier = Earlier(places.earlier(request), request)
+            position = _write(request, position, facts, earlier, workers, on_bad_image)
+            _complete(request, position, partial, facts)
+            places.finish(request)
         except OSError as error:
             raise UserError(
                 f"cannot write {partial} ({error}): fix that and give the same command "
                 "again; what was done is kept"
             ) from error
+        _unlink(lock)  # whoever waits for it finds the cache complete
     return open_cache(path)
 
 
-def is_made(path: str, settings: Mapping[str, Any]) -> bool:
-    """Whether there is a cache at `path`, of these settings.
-
-    Raises:
-        UserError: there is something else, or a cache could not be put there.
-    """
-    if os.path.ismount(path):  # a directory cannot be moved onto it
-        raise UserError(f"{path} is where a disk is mounted: give a directory on it, {path}/cache")
-    if not os.path.lexists(path) or (os.path.isdir(path) and not os.listdir(path)):
-        return False
-    if not os.path.isfile(os.path.join(path, "meta.json")):
-        raise UserError(f"{path} is there and is no cache: give a new or an empty directory")
-    open_cache(path)  # or it is damaged
-    with open(os.path.join(path, "meta.json"), encoding="utf-8") as file:
-        made = json.load(file)["settings"]
-    if made != settings:
-        raise UserError(
-            f"{path} is the cache of {described(made)}; asked for is {described(settings)}: give "
-            "another directory"
-        )
-    return True
+def _unlink(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
-def _check_skipped(partial: pathlib.Path, on_bad_image: OnBadImage) -> None:
+def _check_skipped(request: Request, partial: pathlib.Path, on_bad_image: OnBadImage) -> None:
     """What was left out so far is not in the files: 'fail' comes too late for it."""
     listed = partial / "skipped.csv"
     skipped = len(listed.read_bytes().splitlines()) - 1 if listed.exists() else 0
     if on_bad_image == "fail" and skipped > 0:
         raise UserError(
-            f"{partial} has left out {skipped} images already (see {listed}): resume with "
-            f"--on_bad_image=skip, or delete {partial} to start over"
+            f"{partial} has left out {skipped} images already (see {listed}): resume by "
+            f"`{request.command('--on_bad_image=skip')}`, or delete {partial} to start over"
         )
 
 
@@ -157,42 +140,47 @@ class _Chunk(NamedTuple):
     sums: Sums
 
 
+class _Bad(Exception):
+    """An image that cannot be used: its name, the reason."""
+
+
 def _write(
-    source: Source,
-    plan: Plan,
-    directory: pathlib.Path,
+    request: Request,
     position: Position,
-    settings: dict[str, Any],
+    facts: dict[str, Any],
+    earlier: Earlier,
     workers: int | None,
     on_bad_image: OnBadImage,
 ) -> Position:
     """Takes the growing files from a position to their end."""
-    size = settings["size"]
+    directory = pathlib.Path(partial_path(request.path))
     files = GrowingFiles(directory, position.lengths)
     saved = time.monotonic()
+
+    def save() -> None:
+        files.sync()  # or a power cut leaves a record of more than there is
+        position.save(directory, facts)
+
     try:
-        for name, (split, indices) in plan.items():
+        for name in request.plan:
             done = position.read.get(name, 0)
-            label = f"{source.name} {name} at {size}x{size}"
-            classes = len(source.class_names)
-            for chunk in _chunks(split, indices, done, size, classes, workers, label):
+            for chunk in _chunks(request, name, done, earlier, workers):
                 if chunk.bad and on_bad_image == "fail":
                     bad, reason = chunk.bad[0]
                     raise UserError(
-                        f"{source.name}: {bad} of the split {name} cannot be used ({reason}): fix "
-                        "it and give the same command again, or leave such images out and have "
-                        "them listed by `python -m alexnet_jax.prepare ... --on_bad_image=skip` (a "
-                        "list with one image less starts over)"
+                        f"{request.source.name}: {bad} of the split {name} cannot be used "
+                        f"({reason}): fix it or remove it, and give the same command again; or "
+                        "leave such images out, and have them listed, by "
+                        f"`{request.command('--on_bad_image=skip')}`. What was done is kept"
                     )
                 position = _append(files, position, name, chunk)
                 if time.monotonic() - saved > RECORD_SECONDS:
-                    files.sync()
-                    position.save(directory, settings)
+                    save()
                     saved = time.monotonic()
-        position.save(directory, settings)
+        save()
     except BaseException:
         with contextlib.suppress(OSError):  # of a full disk; the record before this one holds
-            position.save(directory, settings)
+            save()
         raise
     finally:
         files.close()
@@ -219,15 +207,39 @@ def _append(files: GrowingFiles, position: Position, split: str, chunk: _Chunk) 
 
 
 def _chunks(
-    split: Split,
-    indices: np.ndarray,
-    done: int,
-    size: int,
-    classes: int,
-    workers: int | None,
-    description: str,
+    request: Request, name: str, done: int, earlier: Earlier, workers: int | None
 ) -> Iterator[_Chunk]:
-    """Decodes and fits images on all workers; yields the chunks in order."""
+    """Decodes and fits images on all workers; yields the chunks in order.
+
+    Args:
+        request: what is made.
+        name: the split of the cache.
+        done: how many of its images are there already.
+        earlier: what need not be decoded.
+        workers: threads; None for all cores.
+    """
+    source, size = request.source, request.size
+    split, indices = request.plan[name]
+    of = next(known for known, candidate in source.splits.items() if candidate is split)
+    classes = len(source.class_names)
+
+    def load(index: int) -> tuple[str, int, np.ndarray]:
+        found = earlier.get(of, index)
+        if found:
+            return found
+        try:
+            record = split[index]
+        except OSError as error:
+            raise _Bad(f"image {index}", str(error)) from error
+        if not 0 <= record.label < classes:
+            raise UserError(
+                f"{record.name} has the label {record.label}, but there are {classes} classes "
+                f"(0 to {classes - 1})"
+            )
+        try:
+            return record.name, record.label, decoding.load(record.content, size)
+        except decoding.BadImage as error:
+            raise _Bad(record.name, str(error)) from error
 
     def make(start: int) -> _Chunk:
         fitted = np.empty((min(CHUNK, len(indices) - start), size, size, 3), np.uint8)
@@ -235,30 +247,19 @@ def _chunks(
         bad: list[tuple[str, str]] = []
         for index in indices[start : start + CHUNK].tolist():
             try:
-                record = split[index]
-            except OSError as error:
-                bad.append((f"image {index}", str(error)))
+                image_name, label, fitted[len(rows)] = load(index)
+            except _Bad as error:
+                bad.append((error.args[0], error.args[1]))
                 continue
-            if not 0 <= record.label < classes:
-                raise UserError(
-                    f"{record.name} has the label {record.label}, but there are {classes} classes "
-                    f"(0 to {classes - 1})"
-                )
-            try:
-                image = decoding.load(record.content, size)
-            except decoding.BadImage as error:
-                bad.append((record.name, str(error)))
-                continue
-            fitted[len(rows)] = image
             crc32 = zlib.crc32(fitted[len(rows)])
-            rows.append((record.label, f"{crc32:08x}", record.name))
+            rows.append((label, f"{crc32:08x}", image_name))
         fitted = fitted[: len(rows)]
         return _Chunk(fitted, rows, bad, Sums.of(fitted))
 
     progress = tqdm.tqdm(
         total=len(indices),
         initial=done,
-        desc=description,
+        desc=f"{name} at {size}x{size}",
         unit=" images",
         mininterval=0.1 if sys.stderr.isatty() else 60,  # in a log, a line a minute
         delay=0 if sys.stderr.isatty() else 60,
@@ -295,14 +296,10 @@ def _in_order(
 
 
 def _complete(
-    source: Source,
-    plan: Plan,
-    position: Position,
-    directory: pathlib.Path,
-    settings: dict[str, Any],
+    request: Request, position: Position, directory: pathlib.Path, facts: dict[str, Any]
 ) -> None:
     """Adds to the grown files what could only be known at the end."""
-    size, sums = settings["size"], position.sums
+    source, plan, size, sums = request.source, request.plan, request.size, position.sums
     if sums.count == 0:
         raise UserError(f"{source.name}: none of the training images can be used")
     counts, checksums = {}, {}
@@ -326,7 +323,7 @@ def _complete(
         "format": FORMAT,
         "name": source.name,
         "size": size,
-        "settings": settings,
+        **facts,
         "counts": counts,
         "skipped": {name: len(plan[name][1]) - counts.get(name, 0) for name in plan},
         "checksums": checksums,
@@ -339,8 +336,10 @@ def _complete(
     text = json.dumps(meta, indent=1, ensure_ascii=False)
     (directory / "meta.json").write_text(text, encoding="utf-8")
     for path in directory.iterdir():
-        with path.open("rb") as written:
-            os.fsync(written.fileno())
+        if path.is_file():
+            with path.open("r+b") as written:
+                os.fsync(written.fileno())
+    journal.sync_directory(directory)
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:

@@ -6,6 +6,7 @@ import time
 from concurrent import futures
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from alexnet_jax.data import decoding
@@ -30,12 +31,17 @@ class Cost(NamedTuple):
     images_per_second: float
 
     def __str__(self) -> str:
-        seconds = self.images / self.images_per_second
-        long = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
         return (
             f"{self.images:,} images, {_size(self.bytes)}, about "
-            f"{long if seconds > 90 else 'a minute'} on {self.threads} cores"
+            f"{_duration(self.images / self.images_per_second)} on {self.threads} "
+            f"core{'s' * (self.threads > 1)}"
         )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 59.5:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def _size(count: float) -> str:
@@ -53,7 +59,7 @@ def estimate(source: Source, size: int, workers: int | None = None) -> Cost:
     chosen = np.linspace(0, len(split) - 1, min(len(split), 32 * threads), dtype=int)
 
     def load(index: int) -> None:
-        with contextlib.suppress(decoding.BadImage, OSError):
+        with contextlib.suppress(decoding.BadImage, OSError, MemoryError, cv2.error):
             decoding.load(split[index].content, size)
 
     with one_opencv_thread(), futures.ThreadPoolExecutor(threads) as pool:

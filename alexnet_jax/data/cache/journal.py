@@ -1,18 +1,28 @@
-"""Files that only grow, and the record of how far each is whole: what a kill cannot undo."""
+"""Files that only grow, and the record of how far each is whole: what a kill cannot undo, nor a
+power cut. A directory in which they lie carries a mark; without it nothing here is deleted.
+"""
 
+import contextlib
 import dataclasses
 import io
 import json
 import os
 import pathlib
 import zipfile
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data.cache.splits import described
 from alexnet_jax.data.cache.statistics import Sums
-from alexnet_jax.errors import UserError
+
+MARK = "alexnet_jax-is-preparing.txt"
+MARK_TEXT = """A cache is being made here, by `python -m alexnet_jax.prepare` or `main`. Where
+none is running, the same command resumes; or delete this directory.
+"""
+RECORD = "progress.npz"
+OWN_FILES = (  # besides those of each split, and the mark, which goes last
+    "skipped.csv", "list.csv", "list.csv.tmp", "mean_image.npy", "meta.json", "progress.tmp", RECORD
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,47 +39,56 @@ class Position:
     lengths: dict[str, int]
     sums: Sums
 
-    def save(self, directory: pathlib.Path, settings: dict[str, Any]) -> None:
-        """Records it, all at once or not at all.
+    def save(self, directory: pathlib.Path, facts: dict[str, Any]) -> None:
+        """Records it, all at once or not at all. What it says is whole must be on the disk.
 
-        A record that says more than the files hold is not believed by the next start.
+        Args:
+            directory: where the files lie.
+            facts: what the preparation is of, in plain values.
         """
-        facts = json.dumps({"settings": settings, "read": self.read, "lengths": self.lengths})
+        text = json.dumps(facts | {"read": self.read, "lengths": self.lengths})
         partial = directory / "progress.tmp"
         with partial.open("wb") as file:
             np.savez(
                 file,
-                facts=np.array(facts),
+                facts=np.array(text),
                 count=self.sums.count,
                 image=self.sums.image,
                 products=self.sums.products,
             )
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(directory / "progress.npz")
+        partial.replace(directory / RECORD)
+        sync_directory(directory)
 
 
-def recorded(directory: pathlib.Path, settings: dict[str, Any]) -> Position | None:
-    """The position that was saved; None if there is none, or the files are not what it says.
+class Recorded(NamedTuple):
+    """What a record says."""
+
+    facts: dict[str, Any]
+    position: Position
+
+
+def recorded(directory: pathlib.Path) -> Recorded | None:
+    """The position that was saved; None if none was, or not this.
 
     Raises:
-        UserError: the files are those of another preparation.
+        ValueError: the record is damaged, or the files are not what it says.
     """
     try:
-        with (directory / "progress.npz").open("rb") as file, np.load(file) as saved:
+        with (directory / RECORD).open("rb") as file, np.load(file) as saved:
             facts = json.loads(str(saved["facts"]))
             sums = Sums(int(saved["count"]), saved["image"], saved["products"])
-        whole = all(
-            (directory / name).stat().st_size >= length for name, length in facts["lengths"].items()
-        )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # never recorded, or damaged
-    if facts["settings"] != settings:
-        raise UserError(
-            f"{directory} is part of another preparation, {described(facts['settings'])}; asked "
-            f"for is {described(settings)}: delete it, or give another place"
-        )
-    return Position(facts["read"], facts["lengths"], sums) if whole else None
+        position = Position(facts.pop("read"), facts.pop("lengths"), sums)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{RECORD} cannot be read ({error})") from error
+    for name, length in position.lengths.items():
+        found = (directory / name).stat().st_size if (directory / name).exists() else 0
+        if found < length:
+            raise ValueError(f"{name} has {found:,} bytes, but {length:,} are recorded")
+    return Recorded(facts, position)
 
 
 class GrowingFiles:
@@ -94,9 +113,56 @@ class GrowingFiles:
         return file.tell()
 
     def sync(self) -> None:
+        """Returns when all that was appended is on the disk."""
+        sync = getattr(os, "fdatasync", os.fsync)  # macOS has none, which leaves out the times
         for file in self._open.values():
-            os.fdatasync(file.fileno())
+            sync(file.fileno())
 
     def close(self) -> None:
         for file in self._open.values():
             file.close()
+
+
+def begin(directory: pathlib.Path) -> None:
+    """Makes a directory with the mark in it."""
+    directory.mkdir(exist_ok=True)
+    with (directory / MARK).open("w") as file:
+        file.write(MARK_TEXT)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_directory(directory)
+    sync_directory(directory.parent)
+
+
+def is_marked(directory: pathlib.Path) -> bool:
+    """Whether a directory is one of this program's own, or empty."""
+    if (directory / MARK).is_file() or not any(directory.iterdir()):
+        return True
+    try:  # of a version without the mark
+        return recorded(directory) is not None
+    except (ValueError, OSError):
+        return False
+
+
+def discard(directory: pathlib.Path) -> None:
+    """Deletes this program's files in a directory, and that if nothing else is in it."""
+    if directory.is_symlink() or not directory.is_dir():
+        return
+    for images in directory.glob("*.images.npy"):
+        split = images.name.removesuffix(".images.npy")
+        for path in (directory / f"{split}.csv", directory / f"{split}.labels.npy", images):
+            path.unlink(missing_ok=True)
+    for name in (*OWN_FILES, MARK):
+        (directory / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something of someone else's is in it
+        directory.rmdir()
+
+
+def sync_directory(path: pathlib.Path | str) -> None:
+    """Returns when the names in a directory are on the disk, where a system can be asked that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

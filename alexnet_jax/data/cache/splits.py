@@ -1,9 +1,6 @@
-"""Which image of a source goes into which split of a cache, and what tells two caches apart."""
+"""Which image of a source goes into which split of a cache."""
 
-import hashlib
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -17,8 +14,9 @@ Plan = dict[str, tuple[Split, np.ndarray]]  # split name: the split to read, whi
 
 def plan_splits(source: Source, size: int, holdout: float) -> Plan:
     """Says which source image goes where, and refuses what cannot be trained on."""
+    check_text("the data source", source.name)
     if size < 1:
-        raise UserError(f"image size {size}: expected a positive number of pixels")
+        raise UserError(f"--config.data.size={size}: expected a positive number of pixels")
     if len(source.class_names) < 2:
         raise UserError(
             f"{source.name} has {len(source.class_names)} class(es); at least two are needed"
@@ -28,18 +26,19 @@ def plan_splits(source: Source, size: int, holdout: float) -> Plan:
         raise UserError(f"{source.name} has no training images (splits: {sorted(source.splits)})")
     plan = {name: (split, np.arange(len(split))) for name, split in source.splits.items()}
     if not math.isfinite(holdout):
-        raise UserError(f"holdout={holdout}: expected a number of images, or a share")
+        raise UserError(f"--config.data.holdout={holdout}: expected a number of images, or a share")
     if holdout:
         if "validation" in plan:
             raise UserError(
-                f"{source.name} has a validation split of its own: set holdout={holdout:g} to 0"
+                f"{source.name} has a validation split of its own: set "
+                f"--config.data.holdout={number(holdout)} to 0"
             )
         split, indices = plan["train"]
         count = round(holdout * len(indices)) if 0 < holdout < 1 else int(holdout)
         if not 0 < count < len(indices) or (holdout > 1 and count != holdout):
             raise UserError(
-                f"holdout={holdout:g}: expected 1 to {len(indices) - 1}, one less than the "
-                "training images, or a share between 0 and 1"
+                f"--config.data.holdout={number(holdout)}: expected 1 to {len(indices) - 1}, one "
+                "less than the training images, or a share between 0 and 1"
             )
         order = np.random.Generator(np.random.Philox(HOLDOUT_SEED)).permutation(len(indices))
         plan["validation"] = split, np.sort(order[:count])
@@ -47,21 +46,21 @@ def plan_splits(source: Source, size: int, holdout: float) -> Plan:
     return plan
 
 
-def settings_of(source: Source, plan: Plan, size: int, holdout: float) -> dict[str, Any]:
-    """What makes one preparation another than another, in plain values."""
-    return {
-        "source": source.name,
-        "list": hashlib.sha256(source.identity.encode()).hexdigest(),
-        "size": size,
-        "holdout": float(holdout),
-        "images": {split: len(indices) for split, (_, indices) in plan.items()},
-    }
+def number(value: float) -> str:
+    """Returns all the digits of a number, and no point where it is a whole one."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
-def described(settings: Mapping[str, Any]) -> str:
-    """The settings in a line, for people."""
-    counts = ", ".join(f"{split} {count:,}" for split, count in settings["images"].items())
-    return (
-        f"{settings['source']} ({counts}; list {settings['list'][:8]}) at {settings['size']} pixels"
-        + f" with holdout={settings['holdout']:g}" * bool(settings["holdout"])
-    )
+def check_text(what: str, text: str) -> None:
+    """Refuses a path whose bytes are no UTF-8 text: it could be written into no file.
+
+    Raises:
+        UserError: it is such a path.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{what} is called {text!a}, which is not UTF-8: rename it, or give a link to it whose "
+            "name is"
+        ) from error

@@ -10,6 +10,7 @@ then shares:
     train.csv              label, CRC-32 of the pixels and name of every image, in order
     mean_image.npy         float32 (S, S, 3), of the training split
     skipped.csv            images that could not be used, with the reason; empty if there is none
+    list.csv               the images of the source, with the sizes and times of their files
     meta.json              names, counts, checksums, eigenvalues and eigenvectors
 """
 
@@ -27,6 +28,7 @@ import tqdm
 
 from alexnet_jax.errors import UserError
 
+HEADER = 128  # bytes of a .images.npy file before its data
 FORMAT = 2  # of the files; `open_cache` refuses any other
 COLUMNS = ("label", "crc32", "name")  # of train.csv
 
@@ -75,6 +77,11 @@ def open_cache(path: str) -> Cache:
     try:
         with open(os.path.join(path, "meta.json"), encoding="utf-8") as file:
             meta = json.load(file)
+        if not isinstance(meta, dict) or "format" not in meta:
+            raise UserError(
+                f"{path} is no cache of this program (its meta.json is of something else): give "
+                "another directory"
+            )
         if meta["format"] != FORMAT:
             raise UserError(
                 f"{path} was made by another version of alexnet_jax (format {meta['format']}, "
@@ -108,15 +115,29 @@ def open_cache(path: str) -> Cache:
             fingerprint=meta["fingerprint"],
         )
     except FileNotFoundError as error:
-        partial = (
-            f"; {partial_path(path)} is one that is not complete: prepare it again, it resumes"
-        )
-        raise UserError(
-            f"{path} is no cache ({error.filename} is missing)"
-            + partial * os.path.isdir(partial_path(path))
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        if os.path.isdir(partial_path(path)):
+            way_out = (
+                f"{partial_path(path)} is one that is not complete: prepare it again, it resumes"
+            )
+        elif os.path.isdir(path):
+            way_out = "if it was one, delete it (rm -r) and prepare it again; or give another"
+        else:
+            way_out = "prepare it by `python -m alexnet_jax.prepare --source=... --out=...`"
+        raise UserError(f"{path} is no cache ({error.filename} is missing): {way_out}") from error
+    except OSError as error:  # a disk or a network that fails, or no permission: not damage
+        raise UserError(f"{path} cannot be read ({error})") from error
+    except (ValueError, KeyError, TypeError, EOFError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it, and prepare it again") from error
+
+
+def read_meta(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Returns what `meta.json` of a cache says; None if there is none, or it is of no cache."""
+    try:
+        with open(os.path.join(path, "meta.json"), encoding="utf-8") as file:
+            meta = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return meta if isinstance(meta, dict) and meta.get("format") == FORMAT else None
 
 
 def partial_path(path: str) -> str:

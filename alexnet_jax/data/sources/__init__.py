@@ -7,7 +7,7 @@ A source is opened by a short text, the `data.source` field of the configuration
     idx:DIR                           any folder with MNIST's four IDX files
     tfds:NAME[/config][:version]      any prepared TFDS image-classification dataset
     folder:PATH                       PATH/<train|val|test>/<class>/*.jpg, or PATH/<class>/*.jpg,
-                                      or lists of files; see `folder`
+                                      or lists of files, or Kaggle's ImageNet; see `folder`
     ilsvrc:TARS                       the directory with ILSVRC2012_img_train.tar and
                                       ILSVRC2012_img_val.tar as downloaded; see `ilsvrc`
 
@@ -48,6 +48,8 @@ def open_source(spec: str, data_dir: str | None = None) -> Source:
             get it.
     """
     kind, _, rest = spec.partition(":")
+    if kind in ("idx", "folder", "ilsvrc"):
+        _check_name(kind, os.path.realpath(os.path.expanduser(rest)))
     if spec == "embedded" or spec.startswith("embedded/"):
         return _open_embedded(spec.partition("/")[2] or "full", resolve_data_dir(data_dir))
     if spec == "fashion_mnist":
@@ -60,11 +62,23 @@ def open_source(spec: str, data_dir: str | None = None) -> Source:
         return folder.open_folder(rest)
     if kind == "ilsvrc" and rest:
         return ilsvrc.open_ilsvrc(rest)
+    if os.path.isdir(os.path.expanduser(spec)):
+        raise UserError(f"unknown data source {spec!r}: did you mean folder:{spec}?")
     raise UserError(
         f"unknown data source {spec!r}: expected embedded, fashion_mnist, idx:DIR, folder:PATH, "
         "ilsvrc:TARS or tfds:NAME[/config][:version] "
         f"(did you mean tfds:{spec.strip(':') or 'imagenet2012'}?)"
     )
+
+
+def _check_name(kind: str, path: str) -> None:
+    """Refuses a path that could not be written into a cache's description or a configuration."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{kind}:{os.fsencode(path)!r}: the path is not UTF-8: rename that directory"
+        ) from None
 
 
 def resolve_data_dir(data_dir: str | None) -> str:
@@ -89,7 +103,8 @@ def _open_embedded(config: str, data_dir: str) -> Source:
             with exclusive_lock(os.path.join(data_dir, "alexnet_jax", f".embedded-{config}.lock")):
                 # Another process may have drawn it while this one waited: this returns at once.
                 builder = embedded.prepare(data_dir, config)
-    return tfds.source_from_builder(builder, f"embedded/{config}")
+    again = "give the same command again, which draws it anew"
+    return tfds.source_from_builder(builder, f"embedded/{config}", again)
 
 
 @contextlib.contextmanager
@@ -122,6 +137,6 @@ def _open_fashion_mnist(data_dir: str) -> Source:
         return dataclasses.replace(source, name="fashion_mnist", class_names=FASHION_MNIST_CLASSES)
     raise UserError(
         "Fashion-MNIST is not here: run `apt-get install dataset-fashion-mnist` (Debian, Ubuntu), "
-        f"or `tfds build fashion_mnist --file_format=array_record --data_dir={data_dir}`, or set "
-        "data.source=idx:DIR where DIR holds its four IDX files"
+        f"or `tfds build fashion_mnist --file_format=array_record --data_dir={data_dir}` "
+        f"{tfds.NEEDS_TENSORFLOW}, or set data.source=idx:DIR where DIR holds its four IDX files"
     )

@@ -27,6 +27,9 @@ class ArraySplit:
         pixels = np.repeat(self._images[index][..., None], 3, axis=2)
         return Record(f"{self._split}[{index}]", int(self._labels[index]), pixels)
 
+    def label(self, index: int) -> int:
+        return int(self._labels[index])
+
 
 def open_idx(folder: str) -> Source:
     """Opens the four IDX files of MNIST and its kin, `train-images-idx3-ubyte[.gz]` and so on.
@@ -45,7 +48,7 @@ def open_idx(folder: str) -> Source:
             raise UserError(f"{folder}: {len(images)} {split} images but {len(labels)} labels")
         splits[split] = ArraySplit(split, images, labels)
         classes = max(classes, 1 + int(labels.max(initial=0)))
-        digest.update(f"{split} {len(labels)}\n".encode() + labels.tobytes())
+        digest.update(f"{split} {len(labels)}\n".encode() + labels.tobytes() + images.tobytes())
     return Source(
         name=f"idx:{folder}",
         class_names=tuple(str(label) for label in range(classes)),

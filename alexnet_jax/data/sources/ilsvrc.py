@@ -88,6 +88,12 @@ class TarSplit:
             raise OSError(f"{self._path}: {name.decode()}: the file has become shorter")
         return Record(name.decode(), label, content)
 
+    def label(self, index: int) -> int:
+        return int(self._entries["label"][index])
+
+    def files(self) -> list[str]:
+        return [self._path]
+
     def rows(self) -> Iterator[tuple[str, int]]:
         """Name and label of every record."""
         for name, label in zip(self._entries["name"], self._entries["label"]):
