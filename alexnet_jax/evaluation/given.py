@@ -142,7 +142,6 @@ def _pixels(array: np.ndarray) -> np.ndarray:
         raise BadImage(f"pixels are {shape}: there are none")
     if grey:
         return np.repeat(array.reshape(*shape[:2], 1), 3, axis=2)
-    array = np.ascontiguousarray(array)  # OpenCV does not read an array backwards
     return array if shape[2] == 3 else decoding.of_pillow(Image.fromarray(array))
 
 
