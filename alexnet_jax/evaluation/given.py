@@ -42,7 +42,7 @@ def squares(images: Any, size: int) -> np.ndarray:
         try:
             found.append(_square(image, size))
         except BadImage as error:
-            raise BadImage(f"{name}{error}") from error
+            raise BadImage(f"{name}{error}") from error.__cause__
     return np.stack(found) if found else np.zeros((0, size, size, 3), np.uint8)
 
 
@@ -78,7 +78,7 @@ def _square(image: Any, size: int) -> np.ndarray:
         try:
             return decoding.load(content, size)
         except BadImage as error:
-            raise BadImage(f"{path!r}: {error}") from error
+            raise BadImage(f"{path!r}: {error}") from error.__cause__
     if isinstance(image, bytes | bytearray | memoryview):
         return decoding.load(bytes(image), size)
     if isinstance(image, Image.Image):
