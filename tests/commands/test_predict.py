@@ -26,6 +26,7 @@ from PIL import Image
 
 from alexnet_jax import predict
 from alexnet_jax.data import photos as photo_files
+from alexnet_jax.evaluation import answers as answers_module
 from alexnet_jax.evaluation import trained_network
 from alexnet_jax.evaluation.answers import Answer, answers
 from alexnet_jax.model import AlexNet
@@ -213,6 +214,13 @@ def test_what_is_printed(monkeypatch, capsys, photos: Path) -> None:
     assert captured.out.startswith(f"{good}\n")
     assert captured.err.startswith(f"skipped {photos / 'a_text.jpg'}: not an image")
     assert "1 image in ten views" in captured.err
+
+
+def test_a_class_of_any_name_takes_one_line(capsys) -> None:
+    """Whatever a file system allows in the name of a folder."""
+    name = "two\nlines" + b"\xe4".decode(errors="surrogateescape")
+    answers_module.print_block("a.jpg", [(name, 0.5)])
+    assert capsys.readouterr().out == "a.jpg\n   50.0%  two\\nlines\ufffd\n"
 
 
 def test_json(monkeypatch, capsys, photos: Path, tmp_path: Path) -> None:
