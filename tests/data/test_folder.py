@@ -2,15 +2,19 @@
 
 import os
 import pathlib
+import tempfile
 import threading
 
 import data_fixtures as fixtures
 import pytest
 from data_fixtures import read, refused, touch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alexnet_jax.data import sources
 from alexnet_jax.data.photos import find_images
 from alexnet_jax.data.sources.record import LeftOut
+from alexnet_jax.errors import UserError
 
 
 def test_folder(tmp_path):
@@ -360,3 +364,48 @@ def test_a_root_that_is_not_utf_8_is_refused(tmp_path):
     except OSError:
         pytest.skip("this file system takes no such names")
     refused(root, r"caf\\xe9': the path is not UTF-8: rename that directory")
+
+
+FOLDERS = ("train", "Train", "val", "test", "cat", "dog", "train 2", "images", ".git", "ILSVRC")
+FILES = ("1.jpg", "2.png", "3.heic", "4", ".5.jpg", "train.txt", "val.csv", "test.txt", "a.xml")
+TEXTS = ("", "1.jpg 0\n", "1.jpg,cat\n", "file,label\n1,cat\n2,dog\n", "1.jpg\tcat\t\n", "\0\n,\n")
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    places=st.lists(
+        st.tuples(st.lists(st.sampled_from(FOLDERS), max_size=3), st.sampled_from(FILES)),
+        max_size=12,
+    ),
+    links=st.lists(
+        st.tuples(*[st.lists(st.sampled_from(FOLDERS), min_size=1, max_size=2)] * 2), max_size=2
+    ),
+    texts=st.lists(st.sampled_from(TEXTS), min_size=12, max_size=12),
+)
+def test_any_tree_is_read_or_refused_and_nothing_is_left_out_unsaid(places, links, texts):
+    with tempfile.TemporaryDirectory() as name:
+        root = pathlib.Path(name)
+        for (folders, file), text in zip(places, texts):
+            path = root.joinpath(*folders, file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text if path.suffix in (".txt", ".csv") else "an image")
+        for target, link in links:
+            place = root.joinpath(*link)
+            if not place.is_symlink() and not place.exists() and place.parent.is_dir():
+                place.symlink_to(root.joinpath(*target))
+        try:
+            source = sources.open_source(f"folder:{root}")
+        except UserError as error:
+            assert "\n" not in str(error)
+            return
+        records = [record for split in source.splits.values() for record in read(split)]
+        used = {os.path.realpath(root / record) for record in records}
+        there = {
+            os.path.realpath(path)
+            for path in root.rglob("[1-3]*")
+            if not any(part.startswith(".") for part in path.relative_to(root).parts)
+        }
+        assert used <= there
+        # What a list does not name is counted in its own folder alone, if it has one.
+        lists = any(not (root / path.stem).is_dir() for path in root.glob("*.[ct][sx][vt]"))
+        assert used == there or source.left_out or lists
