@@ -18,9 +18,19 @@ SHOWN = 16  # panels of a figure
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     """Returns the flags, and the files and folders."""
     parser = cli.Parser("predict", __doc__)
-    parser.add_argument("files", nargs="*", metavar="FILE", help="An image, or a folder of them.")
-    parser.add_argument("--workdir", help="Directory of a run, or of converted weights.")
-    parser.add_argument("--figure", help=f"Also draw the first {SHOWN} answers, as in Figure 4.")
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", type=cli.path, help="An image, or a folder of them."
+    )
+    parser.add_argument(
+        "--workdir", type=cli.path, help="Directory of a run, or of converted weights."
+    )
+    parser.add_argument(
+        "--figure",
+        type=cli.path,
+        metavar="PICTURE",
+        help=f"Also draw the first {SHOWN} answers, as in Figure 4, in the file PICTURE.",
+    )
+    cli.add_overwrite(parser)
     parser.add_argument(
         "--json", action="store_true", help="One JSON object a line: file, and top5 or error."
     )
@@ -44,7 +54,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the flags say; the exit code."""
     flags = parse_flags(argv)
-    with cli.errors_in_one_line(flags.workdir):
+    with cli.errors_in_one_line("the answers so far stand", answers=True):
         return answer(flags)
 
 
@@ -54,6 +64,8 @@ def answer(flags: argparse.Namespace) -> int:
     from alexnet_jax.evaluation import answers
 
     files, problems = photos.find_images(flags.files)
+    if flags.figure:
+        cli.check_output("figure", flags.figure, flags.overwrite, files)
     show = answers.print_json if flags.json else answers.print_block
     for file, problem in problems.items():
         show(file, problem)
@@ -74,6 +86,8 @@ def answer(flags: argparse.Namespace) -> int:
             problems[answer.file] = answer.problem
         elif flags.figure and len(panels) < SHOWN:
             panels.append(answer)
+        if cli.unread() and not (flags.figure and len(panels) < SHOWN):
+            break
     sys.stdout.flush()
     clock.append(time.perf_counter())
     answered = len(files) - sum(file in problems for file in files)
@@ -89,4 +103,4 @@ def answer(flags: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

@@ -80,15 +80,15 @@ BAD_GRAPHS = {
     "has no weights: w is one number, repeated": lambda: small(without_weights),
     "the Conv 'n2' reads w, which the file does not hold": lambda: small(computed_weights),
     "the LRN 'n1' has size=4": lambda: small(lambda g: g.add("LRN", size=4)),
-    "has lrn_alpha 0.04, but 0.02 before": lambda: small(
+    "has lrn_alpha 0.04, a layer before it 0.02: all layers share one": lambda: small(
         lambda g: g.add("LRN", **LRN).conv(8, 8, 3).add("LRN", size=5, alpha=0.2)
     ),
-    "has pool_stride 3, but 2 before": lambda: small(
+    "has pool_stride 3, a layer before it 2": lambda: small(
         lambda g: (
             g.add("MaxPool", **POOL).conv(8, 8, 3).add("MaxPool", **POOL | {"strides": [3, 3]})
         )
     ),
-    "has activation tanh, but relu before": lambda: small(
+    "has activation tanh, a layer before it relu": lambda: small(
         lambda g: g.add("Relu").conv(8, 8, 3).add("Tanh")
     ),
     "the MaxPool 'n1' stores columns before rows": lambda: small(
