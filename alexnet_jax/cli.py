@@ -365,7 +365,11 @@ def _quieten_hooks() -> None:
     """Keeps tracebacks from elsewhere than the main thread's way from the user, and what libraries
     warn their own developers of."""
     unraisable, show_warning = sys.unraisablehook, warnings.showwarning
-    in_thread = threading.excepthook
+    uncaught, in_thread = sys.excepthook, threading.excepthook
+
+    def printed(kind: Any, error: BaseException, trace: Any) -> None:
+        if not isinstance(error, Stopped):  # C code prints what stops it on its way
+            uncaught(kind, error, trace)
 
     def ignored(what: Any) -> None:
         if shown.debug:
@@ -382,5 +386,5 @@ def _quieten_hooks() -> None:
         if shown.debug or sys.warnoptions:
             show_warning(*about, **more)
 
-    sys.unraisablehook, threading.excepthook = ignored, of_thread
+    sys.excepthook, sys.unraisablehook, threading.excepthook = printed, ignored, of_thread
     warnings.showwarning = warned

@@ -111,7 +111,7 @@ def description(trained: "TrainedNetwork", precision: str = "float32") -> dict[s
     return {
         "input": f"pixels, uint8 (N, {crop}, {crop}, 3), RGB, 0 to 255, any N",
         "preprocessing": f"shorter side to {size} pixels (averages of areas to "
-        "shrink, cubic to enlarge), central {size}x{size}, of that the "
+        f"shrink, cubic to enlarge), central {size}x{size}, of that the "
         f"central {crop}x{crop}; 0 to 255 as they are",
         "output": f"logits and probabilities, float32 (N, {classes})",
         "resize": size,

@@ -69,7 +69,7 @@ def draw_curves(runs: Mapping[str, Sequence[Row]], path: Path) -> Path:
         axes.grid(alpha=0.3)
     handles = _legend(runs, colours)
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=9)
-    return save(figure, path, bbox_inches="tight")
+    return save(figure, path)
 
 
 def _scale(axes: Axes) -> None:

@@ -51,7 +51,7 @@ def draw_kernels(runs: Mapping[str, tuple[np.ndarray, int]], path: Path) -> Path
         axes.set(xlim=(0, columns), ylim=(rows * pitch, 0), aspect="auto")
     note = "Each kernel is scaled by its own largest weight. Bar: its share of colour."
     figure.text(0, 0.08 / height, note, fontsize=7, color="0.35")
-    return save(figure, path, bbox_inches="tight")
+    return save(figure, path)
 
 
 def _grid(count: int) -> tuple[int, int]:

@@ -181,7 +181,7 @@ class _Sheet:
 
     def save(self, path: str | Path) -> None:
         """Writes the figure in the format that its name asks for."""
-        save(self._figure, path)
+        save(self._figure, path, tight=False)
 
 
 def _short(name: str) -> str:

@@ -13,13 +13,13 @@ from alexnet_jax.files import whole
 MADE_BY = f"alexnet_jax {__version__}"  # in every picture: only such a one may be replaced
 
 
-def save(figure: Figure, path: str | Path, **how: Any) -> Path:
+def save(figure: Figure, path: str | Path, *, tight: bool = True) -> Path:
     """Writes a figure in the format that the file's name asks for; makes the folder if need be.
 
     Args:
         figure: to be drawn.
         path: of the picture. An older one is replaced, when the new one is complete.
-        how: more for `Figure.savefig`.
+        tight: cut off what is empty around it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,5 +32,5 @@ def save(figure: Figure, path: str | Path, **how: Any) -> Path:
         mark = {"pil_kwargs": {"comment": MADE_BY}}
     with whole(path, replace=True) as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it is drawn as a box
-        figure.savefig(file, format=form, **mark, **how)
+        figure.savefig(file, format=form, **mark, bbox_inches="tight" if tight else None)
     return path

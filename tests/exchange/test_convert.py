@@ -24,6 +24,7 @@ from conftest import gradient_function
 
 import alexnet_jax
 from alexnet_jax import settings
+from alexnet_jax.errors import UserError
 from alexnet_jax.exchange.converting import convert
 from alexnet_jax.model import AlexNet, Conv, make_mesh
 from alexnet_jax.model.cpu import portions
@@ -90,12 +91,24 @@ def test_graphs(graph: str, tmp_path: Path) -> None:
     """Orders, groups, paddings, rounding up, and nodes in all the ways they are written."""
     made = GRAPHS[graph]()
     path = made.save(tmp_path / "small.onnx")
-    convert(path, tmp_path / "w")
+    convert(path, tmp_path / "w", pixels="caffe")
     pictures = other.pictures(3)
     logits = made.nodes[-1].input[0]
     expected = other.run_onnx(path, other.seen_by_caffe(pictures, 48), logits)
     assert tell_apart(expected)
     assert fixtures.difference(answers(tmp_path / "w", pictures), expected) < 1e-4
+
+
+def test_the_pixels_are_guessed_only_where_the_graph_says(tmp_path: Path) -> None:
+    """LRN or two groups are Caffe's. Without them it may be torchvision's: both are named."""
+    for number, graph in enumerate((other.bvlc_like(), other.bvlc_like(groups=1, opset=11))):
+        path = graph.save(tmp_path / "caffes.onnx")
+        assert convert(path, tmp_path / f"caffes{number}")["pixels"] == "caffe"
+    path = other.short().save(tmp_path / "short.onnx")
+    with pytest.raises(UserError, match=r"give --pixels=caffe \(BGR .* or --pixels=torchvision"):
+        convert(path, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+    assert convert(path, tmp_path / "w", pixels="torchvision")["pixels"] == "torchvision"
 
 
 def test_the_fields_of_a_graph(tmp_path: Path) -> None:
