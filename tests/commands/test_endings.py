@@ -88,6 +88,20 @@ def main():
 """
 
 
+CLOSING = """
+from alexnet_jax.signals import COMMAND
+def main():
+    with cli.errors_in_one_line("what was saved is kept"):
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        finally:
+            with COMMAND.patient():
+                time.sleep(2.5)
+            print("saved")
+"""
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_stop_that_is_swallowed_comes_again(number: signal.Signals) -> None:
     """By an exception that Python ignores, and by one that a library passes over: in the end the
@@ -122,15 +136,24 @@ def test_the_second_signal_ends_at_once_what_the_first_may_not() -> None:
     assert out == "stopped by SIGINT at once: not saved since the last checkpoint; go on\n"
 
 
+def test_a_save_under_way_is_waited_for() -> None:
+    """Also one that only begins to be waited for when the stop has come."""
+    process = start(CLOSING)
+    until_ready(process)
+    took, out, err = ended(process, signal.SIGTERM)
+    assert took > 2.4 and err == ""
+    assert out == "saved\nstopped by SIGTERM: what was saved is kept\n"
+
+
 def test_a_signal_at_the_very_end_changes_nothing() -> None:
     process = start(
         "def main():\n    import atexit\n    atexit.register(wait)\n    return 3\n"
-        "def wait():\n    print('ready', flush=True)\n    time.sleep(0.5)"
+        "def wait():\n    print('ready', flush=True)\n    time.sleep(0.5)\n    print('waited')"
     )
     until_ready(process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (3, "", "")
+    assert (process.returncode, out, err) == (3, "waited\n", "")
 
 
 # --- stdout and stderr ----------------------------------------------------------------------------
