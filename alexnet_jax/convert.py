@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parse_flags(argv)
     (file,) = flags.files
     out, mean_file = Path(flags.out), Path(flags.mean_file) if flags.mean_file else None
-    with cli.errors_in_one_line("without its config.json it is no network"):
+    with cli.errors_in_one_line(f"{out} is no network unless it has a config.json"):
         from alexnet_jax.exchange import converting
 
         made = converting.convert(Path(file), out, pixels=flags.pixels, mean_file=mean_file)

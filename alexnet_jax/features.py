@@ -4,7 +4,8 @@ Of a split of the run's dataset (`--split=test`), or of image files and folders.
 as it is computed; beside it `FILE.files.txt` has the name of every row, and after a tab the number
 of its class where that is known. FILE.npz holds `features`, `files` and `labels` (-1: not known).
 `--neighbours` draws the right half of the paper's Figure 4: the images that are nearest by the
-Euclidean distance of these features (section 6.1).
+Euclidean distance of these features (section 6.1). What cannot be used is named on stderr with the
+reason and has no row, and the exit code is 1.
 """
 
 import argparse

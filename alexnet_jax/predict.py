@@ -9,8 +9,12 @@ import contextlib
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from alexnet_jax import cli
+
+if TYPE_CHECKING:
+    import tqdm
 
 SHOWN = 16  # panels of a figure
 
@@ -80,26 +84,39 @@ def answer(flags: argparse.Namespace) -> int:
     answers.compile_for(network, len(files))
     clock.append(time.perf_counter())
     panels: list[answers.Answer] = []
-    for answer in answers.answers(network, files, flags.ten_views):
-        show(answer.file, answer.problem or answer.top(network.classes))
-        if answer.problem:
-            problems[answer.file] = answer.problem
-        elif flags.figure and len(panels) < SHOWN:
-            panels.append(answer)
-        if cli.unread() and not (flags.figure and len(panels) < SHOWN):
-            break
+    answered = 0
+    with progress(len(files)) as bar:
+        for answer in answers.answers(network, files, flags.ten_views):
+            bar.clear()
+            show(answer.file, answer.problem or answer.top(network.classes))
+            bar.update()
+            if answer.problem:
+                problems[answer.file] = answer.problem
+            else:
+                answered += 1
+                if flags.figure and len(panels) < SHOWN:
+                    panels.append(answer)
+            if cli.unread() and not (flags.figure and len(panels) < SHOWN):
+                break
     sys.stdout.flush()
     clock.append(time.perf_counter())
-    answered = len(files) - sum(file in problems for file in files)
+    if answered:
+        answers.print_times(network, answered, flags.ten_views, clock)
     if panels:
         from alexnet_jax.pictures import figure4
 
         figure4.draw_answers(panels, network.classes, flags.figure)
         more = f", the first {len(panels)} of {answered:,} images" if answered > SHOWN else ""
         print(f"drawn in {flags.figure}{more}", file=sys.stderr)
-    if answered:
-        answers.print_times(network, answered, flags.ten_views, clock)
     return 1 if problems else 0
+
+
+def progress(total: int) -> "tqdm.tqdm[NoReturn]":
+    """A bar, where stderr is a terminal and the answers themselves are not seen there."""
+    import tqdm
+
+    hidden = sys.stdout.isatty() or not sys.stderr.isatty()
+    return tqdm.tqdm(total=total, unit=" images", disable=hidden, dynamic_ncols=True)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ READERS: dict[str, Callable[[Path], weights.Weights]] = {
     ".onnx": from_onnx.read,
     ".pth": from_torch.read_pth,
     ".pt": from_torch.read_pth,
+    ".pth.tar": from_torch.read_pth,  # as the ImageNet example of PyTorch calls it; no tar
+    ".ckpt": from_torch.read_pth,
     ".safetensors": from_torch.read_safetensors,
 }
 
@@ -51,7 +53,7 @@ def convert(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out} is in use: name a directory that is not there, or is empty")
-    read = READERS.get(file.suffix.lower())
+    read = next((r for end, r in READERS.items() if file.name.lower().endswith(end)), None)
     if read is None:
         raise UserError(f"{file} is none of the files that are read: {', '.join(READERS)}")
     with file.open("rb") as opened:

@@ -4,6 +4,7 @@ The witnesses are onnxruntime and PyTorch, each fed through its own preprocessin
 the largest absolute difference over the largest absolute value, tensor by tensor.
 """
 
+import argparse
 import dataclasses
 import hashlib
 import json
@@ -123,7 +124,10 @@ def test_the_fields_of_a_graph(tmp_path: Path) -> None:
     assert network.conv5.pool_padding == (0, 1) and network.fc7.after == "activation dropout"
 
 
-@pytest.mark.parametrize("kind", ["pth", "safetensors", "wrapped", "parallel", "legacy", "half"])
+KINDS = ["pth", "safetensors", "wrapped", "parallel", "legacy", "half", "script", "compiled"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_ways_to_keep_a_state_dict(kind: str, reference: ModuleType, tmp_path: Path) -> None:
     """Each gives the same network; half precision within its rounding."""
     import torch
@@ -144,6 +148,13 @@ def test_ways_to_keep_a_state_dict(kind: str, reference: ModuleType, tmp_path: P
         case "parallel":  # as the ImageNet example of PyTorch saves it
             names = {n: n.replace("features.", "features.module.") for n in tensors}
             torch.save({names[n]: tensor for n, tensor in tensors.items()}, path)
+        case "script":  # as torchvision's own training saves it, under a name that is often seen
+            path = tmp_path / "model_best.pth.tar"
+            torch.save({"model": tensors, "epoch": 89, "args": argparse.Namespace(lr=0.01)}, path)
+        case "compiled":  # within Lightning
+            path = tmp_path / "last.ckpt"
+            names = {n: f"model._orig_mod.module.{n}" for n in tensors}
+            torch.save({"state_dict": {names[n]: t for n, t in tensors.items()}}, path)
         case "legacy":
             torch.save(tensors, path, _use_new_zipfile_serialization=False)
         case "half":
