@@ -5,13 +5,20 @@ is `alexnet_jax.training.train(config, workdir)`, with a configuration of `alexn
 what it learned is asked by `alexnet_jax.load(workdir)`.
 """
 
-from typing import Any
+from alexnet_jax import signals
+
+TYPE_CHECKING = False  # typing's own would double the time of this import
+if TYPE_CHECKING:
+    from typing import Any
+
+if signals.is_command():
+    signals.COMMAND.take()  # before anything that takes its time is imported
 
 __version__ = "0.1.0"
 __all__ = ["AlexNet", "Network", "load", "make_mesh"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """The network's names, imported when first asked for: `import alexnet_jax` is instant."""
     if name == "load":
         from alexnet_jax.evaluation.trained_network import load

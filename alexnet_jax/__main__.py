@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from alexnet_jax import __version__, cli
 
@@ -31,9 +32,14 @@ def usage() -> str:
     ])  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main() -> NoReturn:
+    """Runs the command of this process's arguments."""
+    cli.run(lambda: command(sys.argv[1:]))
+
+
+def command(argv: Sequence[str]) -> int:
     """Runs a command; its exit code."""
-    name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    name, *rest = list(argv) or ["--help"]
     if name in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -50,4 +56,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,26 +1,41 @@
-"""What the commands share: their flags, errors in one line, and signals."""
+"""What the commands share: their flags, the files they may write, and how they end."""
 
 import argparse
 import contextlib
 import difflib
 import os
+import re
 import shutil
-import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from alexnet_jax import streams
 from alexnet_jax.errors import UserError
-from alexnet_jax.signals import Stopped
+from alexnet_jax.signals import COMMAND, Stopped
 
 PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # what a drawing may be
+MARK = re.compile(rb"alexnet_jax \d+\.")  # in what this program may replace
+UNREAD = 128 + 13  # the exit code of who writes for nobody: SIGPIPE's, which Windows lacks
+PACKAGES = {  # that are installed under another name than they are imported by
+    "PIL": "Pillow",
+    "absl": "absl-py",
+    "cv2": "opencv-python-headless",
+    "google": "protobuf",
+    "orbax": "orbax-checkpoint",
+}
+
+shown = argparse.Namespace(debug=False, unheard=False)  # tracebacks; that stdout is lost
 
 
 def refuse(message: str, code: int = 1) -> NoReturn:
     """Ends the program with one line on stderr. Code 2 is for the command itself."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -38,6 +53,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_Help,
             allow_abbrev=False,
         )
+        self.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
 
     def error(self, message: str) -> NoReturn:
         """Ends the program."""
@@ -52,6 +68,7 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"unexpected argument {flag!r}")
             known = [option for action in self._actions for option in action.option_strings]
             self.error(f"unknown flag {flag}{nearest(flag, known)}")
+        shown.debug = found.debug
         quieten_libraries()
         return found
 
@@ -81,7 +98,7 @@ def parse_absl(
         name: of the command's module.
         description: the module's docstring.
         argv: the arguments.
-        define: defines the flags.
+        define: defines the flags, `debug` among them.
     """
     from absl import flags
 
@@ -97,6 +114,7 @@ def parse_absl(
         refuse(str(error), code=2)
     if extra:
         refuse(f"unexpected argument {extra[0]!r}; see --help", code=2)
+    shown.debug = flags.FLAGS.debug
     quieten_libraries()
 
 
@@ -133,6 +151,24 @@ def quieten_libraries() -> None:
         logging.set_verbosity(logging.WARNING)  # absl would raise it to INFO, for all libraries
 
 
+# --- paths ----------------------------------------------------------------------------------------
+
+
+def path(text: str) -> str:
+    """The `type` of a flag that is a path: `~` is the home directory, also where no shell says so
+    (`--out=~/x`)."""
+    return os.path.expanduser(text)
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag of `check_output`."""
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="Replace what is there under the names to write, if this program wrote it.",
+    )
+
+
 def check_workdir(workdir: str | None) -> None:
     """Ends the program if there is none."""
     if not workdir:
@@ -152,31 +188,203 @@ def check_folder(flag: str, path: str) -> None:
         refuse(f"--{flag}={path}: there is no folder {Path(path).parent}", 2)
 
 
-@contextlib.contextmanager
-def errors_in_one_line(where: object, kept: str = "nothing is lost") -> Iterator[None]:
-    """Makes one line, and an exit code, of what the user can fix or has asked for.
+def check_output(
+    flag: str,
+    path: str | Path,
+    overwrite: bool,
+    inputs: Iterable[str | Path] = (),
+    signed: Path | None = None,
+) -> None:
+    """Refuses a file that may not be written, before any work.
+
+    What is there is replaced with `--overwrite` only, and only if it has the mark of this program:
+    a slip of the keyboard must not cost a photo. A file that no mark fits into has it beside it.
 
     Args:
-        where: a file or directory to name where an error of the system names none.
-        kept: what a stop by a signal leaves.
+        flag: which names the file, for the message.
+        path: of the file.
+        overwrite: whether `--overwrite` was given.
+        inputs: files that the command reads.
+        signed: the file that has the mark, if it is another one.
+
+    Raises:
+        UserError: it is there, or is one of the inputs.
     """
+    path = Path(path)
+    named = f"--{flag}={path}"
+    if path.is_dir():
+        raise UserError(f"{named} is a folder: give the name of a file")
+    if not os.path.lexists(path):
+        return
+    if any(_same(path, file) for file in inputs):
+        raise UserError(f"{named} is one of the files to read: give a new name")
+    if not overwrite:
+        raise UserError(f"{path} is there already: give --overwrite to replace it, or a new name")
+    if not is_ours(signed or path):
+        raise UserError(
+            f"{path} is there already and was not written by this program, so that --overwrite "
+            "does not replace it: remove it yourself, or give a new name"
+        )
 
-    def stop(number: int, frame: object) -> NoReturn:
-        del frame
-        raise Stopped(number, kept)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+def _same(path: Path, other: str | Path) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:  # one is not there
+        return os.path.abspath(path) == os.path.abspath(other)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether this program wrote a file: it has the mark at its start or its end.
+
+    NumPy's format has no room for one; FILE.npy is known by the FILE.files.txt that is written with
+    it.
+    """
+    if path.name.endswith((".npy", ".files.txt")):
+        name = path.name.removesuffix(".npy").removesuffix(".files.txt")
+        return all(path.with_name(name + end).is_file() for end in (".npy", ".files.txt"))
+    return path.is_file() and bool(MARK.search(_ends(path)))
+
+
+def _ends(path: Path, size: int = 1 << 16) -> bytes:
+    """The start and the end of a file."""
+    with path.open("rb") as file:
+        start = file.read(size)
+        file.seek(max(file.tell(), os.fstat(file.fileno()).st_size - size))
+        return start + file.read()
+
+
+# --- how a command ends ---------------------------------------------------------------------------
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Runs a command as this process: no signal, closed pipe or error ends it otherwise than in one
+    line and with an exit code.
+
+    Args:
+        main: of the command, without arguments.
+    """
+    COMMAND.take()
+    streams.last()
+    _quieten_hooks()
+    try:
+        with errors_in_one_line("nothing was done"):
+            code = main()
+    finally:
+        COMMAND.finish()
+        if COMMAND.came:  # a library that was interrupted may crash at the end of the interpreter
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(128 + COMMAND.came)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def errors_in_one_line(
+    kept: str = "nothing was written", *, again: str = "", answers: bool = False
+) -> Iterator[None]:
+    """Makes one line, and an exit code, of whatever ends a command; with `--debug` a traceback too.
+
+    Args:
+        kept: what a stop by a signal leaves.
+        again: what is to be said after that, such as how to resume.
+        answers: what the command prints is what it was asked for: that nobody reads it is said by
+            the exit code, and messages go to stderr. Else files are, and the command has done it.
+    """
+    before = COMMAND.kept, COMMAND.again, COMMAND.output
+    COMMAND.kept, COMMAND.again, COMMAND.output = kept, again, 2 if answers else 1
+    COMMAND.watch()
     try:
         yield
         sys.stdout.flush()
-    except UserError as error:
-        refuse(str(error), error.exit_code)
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:
-        refuse(f"{error.filename or where}: {error.strerror or error}")
+        _check_heard(answers)
     except Stopped as stopped:
-        print(f"{stopped}; give the same command again to resume", flush=True)
-        sys.exit(128 + stopped.signal_number)
+        _end_stopped(stopped)
+    except Exception as error:
+        if COMMAND.came:  # something that the stop broke on its way
+            _end_stopped(Stopped(COMMAND.came, kept))
+        if shown.debug:
+            traceback.print_exc()
+        refuse(*one_line(error))
+    finally:
+        COMMAND.kept, COMMAND.again, COMMAND.output = before
+
+
+def one_line(error: Exception) -> tuple[str, int]:
+    """What an error says to the user, and the exit code."""
+    text = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return text, error.exit_code
+    if isinstance(error, ImportError) and (name := (error.name or "").partition(".")[0]):
+        package = PACKAGES.get(name, name.replace("_", "-"))
+        if isinstance(error, ModuleNotFoundError) and name != __package__:
+            return f"the package {name} is missing: pip install {package}", 1
+        if name != __package__:
+            return (
+                f"the package {name} is broken ({text}): pip install --force-reinstall {package}"
+            ), 1
+    if isinstance(error, OSError) and error.strerror:
+        if error.filename is not None:
+            return f"{os.fsdecode(error.filename)}: {error.strerror}", 1
+        return f"{error.strerror}; the system does not say where, --debug does", 1
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return f"there is not enough memory for this: {text or 'none is left'}", 1
+    kind = type(error).__name__
+    return f"unexpected {kind}: {text}; run again with --debug for the traceback", 1
+
+
+def _end_stopped(stopped: Stopped) -> NoReturn:
+    """Ends the program with the sentence about what is kept."""
+    if COMMAND.claim():
+        heard = COMMAND.output == 1 and streams.lost(sys.stdout) is None
+        print(f"{stopped}{COMMAND.again}", file=sys.stdout if heard else sys.stderr, flush=True)
+    sys.exit(128 + stopped.signal_number)
+
+
+def unread() -> bool:
+    """Whether nobody reads any more what is printed."""
+    return streams.lost(sys.stdout) is not None
+
+
+def _check_heard(answers: bool) -> None:
+    """Ends the program, or says so, where what it printed could not be written."""
+    error = streams.lost(sys.stdout)
+    if error is None or shown.unheard:
+        return
+    shown.unheard = True
+    if not streams.unread(error):
+        text = f"what was printed is not complete (stdout: {error.strerror})"
+        if answers:
+            refuse(text)
+        print(f"note: {text}", file=sys.stderr)
+    elif answers:
+        sys.exit(UNREAD)
+
+
+def _quieten_hooks() -> None:
+    """Keeps tracebacks from elsewhere than the main thread's way from the user, and what libraries
+    warn their own developers of."""
+    unraisable, show_warning = sys.unraisablehook, warnings.showwarning
+    uncaught, in_thread = sys.excepthook, threading.excepthook
+
+    def printed(kind: Any, error: BaseException, trace: Any) -> None:
+        if not isinstance(error, Stopped):  # C code prints what stops it on its way
+            uncaught(kind, error, trace)
+
+    def ignored(what: Any) -> None:
+        if shown.debug:
+            unraisable(what)
+
+    def of_thread(what: Any) -> None:
+        if shown.debug:
+            in_thread(what)
+        elif not COMMAND.came and isinstance(what.exc_value, Exception):
+            text, _ = one_line(what.exc_value)
+            print(f"in a thread: {text}", file=sys.stderr)
+
+    def warned(*about: Any, **more: Any) -> None:
+        if shown.debug or sys.warnoptions:
+            show_warning(*about, **more)
+
+    sys.excepthook, sys.unraisablehook, threading.excepthook = printed, ignored, of_thread
+    warnings.showwarning = warned

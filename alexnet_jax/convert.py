@@ -7,7 +7,6 @@ executed.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,17 +18,20 @@ PIXELS = ("caffe", "torchvision")  # the names of `exchange.weights.PIXELS`
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     """Returns the flags; `files` is the one file to read."""
     parser = cli.Parser("convert", __doc__)
-    parser.add_argument("files", nargs="*", metavar="FILE", help="The weights.")
-    parser.add_argument("--out", help="The directory to make; must not be there, or be empty.")
+    parser.add_argument("files", nargs="*", metavar="FILE", type=cli.path, help="The weights.")
+    parser.add_argument(
+        "--out", type=cli.path, help="The directory to make; must not be there, or be empty."
+    )
     parser.add_argument(
         "--pixels",
         choices=PIXELS,
-        help="What the network was trained to see. caffe (for .onnx): pixels in BGR order minus "
-        "their mean; torchvision (for the others): RGB in 0..1 minus the mean, over the deviation.",
+        help="What the network was trained to see. caffe: pixels in BGR order minus their mean; "
+        "torchvision: RGB in 0..1 minus the mean, over the deviation. Needed for an .onnx file "
+        "whose graph, without LRN and groups, need not be Caffe's.",
     )
     parser.add_argument(
         "--mean_file",
-        type=Path,
+        type=cli.path,
         help="With caffe's pixels: the mean image in BGR order, 256x256x3 or 3x256x256, as .npy; "
         "the mean pixel of ImageNet if not given.",
     )
@@ -46,14 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Converts, and says what was done; the exit code."""
     flags = parse_flags(argv)
     (file,) = flags.files
-    out = Path(flags.out).expanduser()
-    with cli.errors_in_one_line(out):
+    out, mean_file = Path(flags.out), Path(flags.mean_file) if flags.mean_file else None
+    with cli.errors_in_one_line(f"{out} is no network unless it has a config.json"):
         from alexnet_jax.exchange import converting
 
-        made = converting.convert(Path(file), out, pixels=flags.pixels, mean_file=flags.mean_file)
+        made = converting.convert(Path(file), out, pixels=flags.pixels, mean_file=mean_file)
         converting.report(made, file, out)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

@@ -8,7 +8,6 @@ float32 (N, classes), of one view.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,14 +20,30 @@ PRECISIONS = ("float32", "float16", "int8")
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     """Returns the flags."""
     parser = cli.Parser("export", __doc__)
-    parser.add_argument("--workdir", help="Directory of the run, or of converted weights.")
+    parser.add_argument(
+        "--workdir", type=cli.path, help="Directory of the run, or of converted weights."
+    )
     parser.add_argument("--format", choices=FORMATS, help="What to write.")
-    parser.add_argument("--out", help="The file to write; it must not be there yet.")
+    parser.add_argument("--out", type=cli.path, help="The file to write.")
+    cli.add_overwrite(parser)
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="onnx: of weights and activations. int8 needs the run's dataset, to calibrate.",
+        help="onnx: of weights and activations. int8 is calibrated with images of the run's "
+        "training split, or with those that are named.",
+    )
+    for flag, text in {
+        "cache": "int8: a prepared cache of the dataset, if it is not the run's.",
+        "data_dir": "int8: the directory of datasets, if it is not the run's.",
+    }.items():
+        parser.add_argument(f"--{flag}", type=cli.path, help=text)
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        type=cli.path,
+        help="int8: an image to calibrate with, or a folder of them, instead of the run's.",
     )
     parser.add_argument(
         "--best", action="store_true", help="The best checkpoint by validation error, not the last."
@@ -42,27 +57,36 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     for name, example in examples.items():
         if not getattr(flags, name):
             cli.refuse(f"--{name} is missing: {example}", 2)
+    if flags.precision != "int8" and (flags.files or flags.cache or flags.data_dir):
+        cli.refuse("images to calibrate with are for --precision=int8", 2)
+    cli.check_folder("out", flags.out)
     return flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exports, and says what was written; the exit code."""
     flags = parse_flags(argv)
-    with cli.errors_in_one_line(flags.out):
+    with cli.errors_in_one_line("a file that has its name is complete"):
+        from alexnet_jax.exchange import exporting
+
+        out = Path(flags.out)
+        *files, signed = exporting.written(out, flags.format)
+        for file in (*files, signed):
+            cli.check_output("out", file, flags.overwrite, flags.files, signed)
         import jax
 
-        from alexnet_jax.exchange.exporting import export
-
         jax.config.update("jax_platforms", "cpu")  # nothing is computed that needs more
-        export(
+        exporting.export(
             Path(flags.workdir),
-            Path(flags.out),
+            out,
             flags.format,
             precision=flags.precision,
             best=flags.best,
+            calibration=exporting.Calibration(flags.files, flags.cache, flags.data_dir),
+            overwrite=flags.overwrite,
         )
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

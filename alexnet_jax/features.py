@@ -4,11 +4,11 @@ Of a split of the run's dataset (`--split=test`), or of image files and folders.
 as it is computed; beside it `FILE.files.txt` has the name of every row, and after a tab the number
 of its class where that is known. FILE.npz holds `features`, `files` and `labels` (-1: not known).
 `--neighbours` draws the right half of the paper's Figure 4: the images that are nearest by the
-Euclidean distance of these features (section 6.1).
+Euclidean distance of these features (section 6.1). What cannot be used is named on stderr with the
+reason and has no row, and the exit code is 1.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,10 +24,13 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         "split": "Instead of files: a split of the run's dataset, as test.",
         "data_dir": "The directory of datasets, if it is not the run's.",
         "cache": "A prepared cache of the dataset, if it is not the run's.",
-        "neighbours": "Draw the first images and those nearest to each.",
+        "neighbours": "Draw some images from all over, and those nearest to each, in this file.",
     }.items():
-        parser.add_argument(f"--{flag}", help=text)
-    parser.add_argument("files", nargs="*", metavar="FILE", help="An image, or a folder of them.")
+        parser.add_argument(f"--{flag}", type=str if flag == "split" else cli.path, help=text)
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", type=cli.path, help="An image, or a folder of them."
+    )
+    cli.add_overwrite(parser)
     parser.add_argument(
         "--layer", default="fc7", help="fc7 (default), fc7/sum (before the ReLU), conv5/pool, fc8."
     )
@@ -55,7 +58,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the flags say; the exit code."""
     flags = parse_flags(argv)
-    with cli.errors_in_one_line(flags.out or flags.workdir, "no file is half written"):
+    with cli.errors_in_one_line("a file that has its name is complete"):
         return compute(flags)
 
 
@@ -66,10 +69,12 @@ def compute(flags: argparse.Namespace) -> int:
     from alexnet_jax.evaluation import features
 
     out = Path(flags.out) if flags.out else None
-    if out is not None:
-        features.check_new(out)
     left_out = LeftOut()
     files, problems = photos.find_images(flags.files, left_out)
+    for file in features.written(out) if out else ():
+        cli.check_output("out", file, flags.overwrite, files)
+    if flags.neighbours:
+        cli.check_output("neighbours", flags.neighbours, flags.overwrite, files)
     for path, problem in problems.items():
         features.skipped(path, problem)
     photos.tell(left_out)
@@ -84,7 +89,7 @@ def compute(flags: argparse.Namespace) -> int:
         pictures = features.of_split(dataset, flags.split)
     else:
         pictures = features.of_files(network, files, problems)
-    rows, values = features.write(network, stage, pictures, out)
+    rows, values = features.write(network, stage, pictures, out, overwrite=flags.overwrite)
     if out is not None:
         names = f"; names in {features.names_file(out)}" if out.suffix == ".npy" else ""
         print(f"{out}: {flags.layer}, float32 {values.shape}{names}")
@@ -98,4 +103,4 @@ def compute(flags: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

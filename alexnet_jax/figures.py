@@ -6,7 +6,6 @@ them is colour, and draws learning curves. `--workdir=W1,W2,W3` draws several ru
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,10 +17,14 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.Parser("figures", __doc__)
     parser.add_argument("--workdir", help="Directory of a run, or of several: W1,W2,W3.")
     parser.add_argument(
-        "--out", help="Directory of the pictures; figures/ of the (first) run if not given."
+        "--out",
+        type=cli.path,
+        help="Directory of the pictures. If not given, figures/ of the (first) run, where training "
+        "draws as well; what stands there is drawn again.",
     )
+    cli.add_overwrite(parser)
     flags = parser.parse(argv)
-    named = (flags.workdir or "").split(",")
+    named = [cli.path(workdir) for workdir in (flags.workdir or "").split(",")]
     if not all(named):
         cli.refuse("--workdir is missing: the directory of a run, or several: W1,W2,W3", 2)
     if flags.out and os.path.isfile(flags.out):
@@ -37,13 +40,15 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws what the flags ask for; the exit code."""
     flags = parse_flags(argv)
-    out = Path(flags.out) if flags.out else flags.workdir[0] / "figures"
-    with cli.errors_in_one_line(out):
+    with cli.errors_in_one_line("a picture that is there is complete"):
         from alexnet_jax.pictures import of_runs
 
+        out = Path(flags.out) if flags.out else flags.workdir[0] / "figures"
+        for file in of_runs.written_to(flags.workdir, out) if flags.out else ():
+            cli.check_output("out", file, flags.overwrite)
         of_runs.draw(flags.workdir, out)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -82,13 +83,26 @@ def exclusive_lock(path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """A new file that has its name when it is complete, and is not there if it never is."""
-    partial = path.with_name(f"{path.name}.partial")
+def whole(path: Path, *, replace: bool = False) -> Iterator[BinaryIO]:
+    """A new file that has its name when it is complete and on the disk, and else is not there.
+
+    Args:
+        path: the file.
+        replace: an older one of that name.
+
+    Raises:
+        FileExistsError: there is one, by now.
+    """
+    # A name that is nobody's: `path`.partial may be a file of the user's.
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{time.time_ns()}.partial")
     try:
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:
             yield file
-        partial.rename(path)
+            file.flush()
+            os.fsync(file.fileno())
+        if not replace and os.path.lexists(path):
+            raise FileExistsError(17, "is there by now, and is kept", str(path))
+        os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

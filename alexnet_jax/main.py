@@ -43,6 +43,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_bool("best", False, "evaluate: the best checkpoint by validation, not the last.")
     flags.DEFINE_list("ensemble", None, "evaluate: more runs, W2,W3,..., tested alone and as one.")
+    flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
     flags.DEFINE_string("compare", None, "config: another configuration; only what differs.")
 
 
@@ -51,6 +52,12 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     fields = [re.fullmatch(r"--?config\.(.*)", argument, re.DOTALL) for argument in argv]
     others = [a for a, field in zip(argv, fields, strict=True) if not field]
     cli.parse_absl("main", __doc__ or "", others, define_flags)
+    for flag in ("workdir", "config", "compare", "ensemble"):
+        given = FLAGS[flag].value or None
+        if isinstance(given, list):
+            FLAGS[flag].value = [cli.path(path) for path in given]
+        elif given is not None:
+            FLAGS[flag].value = cli.path(given)
     if not FLAGS.workdir and FLAGS.mode in ("train", "evaluate"):
         cli.refuse(
             "--workdir is missing: a directory for the run, such as --workdir=/tmp/alexnet", 2
@@ -64,7 +71,12 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the flags say; the exit code."""
     fields = parse_flags(sys.argv[1:] if argv is None else argv)
-    with cli.errors_in_one_line(FLAGS.workdir):
+    training = FLAGS.mode == "train"
+    with cli.errors_in_one_line(
+        "what was saved is kept" if training else "nothing was changed",
+        again="; give the same command again to resume" if training else "",
+        answers=not training,
+    ):
         run(fields)
     return 0
 
@@ -129,4 +141,4 @@ def run(fields: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

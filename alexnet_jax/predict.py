@@ -9,8 +9,12 @@ import contextlib
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from alexnet_jax import cli
+
+if TYPE_CHECKING:
+    import tqdm
 
 SHOWN = 16  # panels of a figure
 
@@ -18,9 +22,19 @@ SHOWN = 16  # panels of a figure
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     """Returns the flags, and the files and folders."""
     parser = cli.Parser("predict", __doc__)
-    parser.add_argument("files", nargs="*", metavar="FILE", help="An image, or a folder of them.")
-    parser.add_argument("--workdir", help="Directory of a run, or of converted weights.")
-    parser.add_argument("--figure", help=f"Also draw the first {SHOWN} answers, as in Figure 4.")
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", type=cli.path, help="An image, or a folder of them."
+    )
+    parser.add_argument(
+        "--workdir", type=cli.path, help="Directory of a run, or of converted weights."
+    )
+    parser.add_argument(
+        "--figure",
+        type=cli.path,
+        metavar="PICTURE",
+        help=f"Also draw the first {SHOWN} answers, as in Figure 4, in the file PICTURE.",
+    )
+    cli.add_overwrite(parser)
     parser.add_argument(
         "--json",
         action="store_true",
@@ -46,7 +60,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the flags say; the exit code."""
     flags = parse_flags(argv)
-    with cli.errors_in_one_line(flags.workdir):
+    with cli.errors_in_one_line("the answers so far stand", answers=True):
         return answer(flags)
 
 
@@ -58,6 +72,8 @@ def answer(flags: argparse.Namespace) -> int:
 
     left_out = LeftOut()
     files, problems = photos.find_images(flags.files, left_out)
+    if flags.figure:
+        cli.check_output("figure", flags.figure, flags.overwrite, files)
     show = answers.print_json if flags.json else answers.print_block
     for file, problem in problems.items():
         show(file, problem)
@@ -73,26 +89,41 @@ def answer(flags: argparse.Namespace) -> int:
     answers.compile_for(network, len(files))
     clock.append(time.perf_counter())
     panels: list[answers.Answer] = []
-    for answer in answers.answers(network, files, flags.ten_views):
-        found = answer.problem or answer.top(network.classes)
-        show(answer.file, found, answer.numbers(network.class_names))
-        if answer.problem:
-            problems[answer.file] = answer.problem
-        elif flags.figure and len(panels) < SHOWN:
-            panels.append(answer)
+    answered = 0
+    with progress(len(files)) as bar:
+        for answer in answers.answers(network, files, flags.ten_views):
+            bar.clear()
+            found = answer.problem or answer.top(network.classes)
+            show(answer.file, found, answer.numbers(network.class_names))
+            bar.update()
+            if answer.problem:
+                problems[answer.file] = answer.problem
+            else:
+                answered += 1
+                if flags.figure and len(panels) < SHOWN:
+                    panels.append(answer)
+            if cli.unread() and not (flags.figure and len(panels) < SHOWN):
+                break
     sys.stdout.flush()
     clock.append(time.perf_counter())
-    answered = len(files) - sum(file in problems for file in files)
+    if answered:
+        answers.print_times(network, answered, flags.ten_views, clock)
     if panels:
         from alexnet_jax.pictures import figure4
 
         figure4.draw_answers(panels, network.classes, flags.figure)
         more = f", the first {len(panels)} of {answered:,} images" if answered > SHOWN else ""
         print(f"drawn in {flags.figure}{more}", file=sys.stderr)
-    if answered:
-        answers.print_times(network, answered, flags.ten_views, clock)
     return 1 if problems else 0
 
 
+def progress(total: int) -> "tqdm.tqdm[NoReturn]":
+    """A bar, where stderr is a terminal and the answers themselves are not seen there."""
+    import tqdm
+
+    hidden = sys.stdout.isatty() or not sys.stderr.isatty()
+    return tqdm.tqdm(total=total, unit=" images", disable=hidden, dynamic_ncols=True)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

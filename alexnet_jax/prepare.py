@@ -7,7 +7,6 @@ need no such command: `main` prepares them by itself.
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 
 from alexnet_jax import cli
@@ -59,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prepares, or verifies what is prepared; the exit code."""
     flags = parse_flags(argv)
     out = os.path.realpath(os.path.expanduser(flags.out))
-    with cli.errors_in_one_line(out, "what was prepared is kept"):
+    resume = "; give the same command again to resume"
+    with cli.errors_in_one_line("what was prepared is kept", again=resume):
         from alexnet_jax.data import preparing
 
         if not flags.source:
@@ -79,4 +79,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

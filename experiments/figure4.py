@@ -4,7 +4,7 @@
 
 Trains for one epoch, when the network is still wrong now and then. Draws answers.jpg, what it says
 of the first test images of classes that a lot has drawn, by `alexnet_jax.predict`, and
-neighbours.jpg, the images of the test split that are nearest to its first ones, by
+neighbours.jpg, images from all over the test split and those nearest to each, by
 `alexnet_jax.features`; figure4.json says how. The run stays in the folder of the results: started
 again with the same `--out`, the command resumes where it was stopped.
 """

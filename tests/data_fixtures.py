@@ -125,6 +125,17 @@ def touch(root: pathlib.Path, *names: str) -> None:
         (root / name).write_text(name)
 
 
+def opened(root: pathlib.Path, inside: str = "") -> tuple[dict, dict]:
+    """The labels of each split, as the names of their classes; and what is left out."""
+    source = open_source(f"folder:{root}{inside}")
+    names = source.class_names
+    splits = {
+        split: {name: names[label] for name, label in read(records).items()}
+        for split, records in source.splits.items()
+    }
+    return splits, dict(source.left_out)
+
+
 def refused(root: pathlib.Path, match: str) -> None:
     """Opens a folder as a source, which must not be possible."""
     with pytest.raises(UserError, match=match):

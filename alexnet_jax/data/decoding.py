@@ -106,6 +106,8 @@ def decode(content: bytes, background: Colour = WHITE) -> np.ndarray:
     if _is_plain_jpeg(content):
         with contextlib.suppress(ValueError):
             return _flawless_jpeg(content)
+    if content[4:8] == b"ftyp" and b"heic" in content[8:40]:  # a phone's, by its list of brands
+        raise BadImage("a HEIC image, which is not read: convert it to JPEG or PNG")
     with _reasons(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
         if image.format == "JPEG":
             _check_scans(content)

@@ -95,7 +95,7 @@ def print_block(file: str, answer: str | Top, _: object = None) -> None:
         return
     print(photos.printable(file))
     for name, probability in answer:
-        print(f"  {probability:6.1%}  {name}")
+        print(f"  {probability:6.1%}  {photos.printable(name)}")
 
 
 def print_json(file: str, answer: str | Top, numbers: Mapping[str, Any] | None = None) -> None:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import tqdm
 
+from alexnet_jax import __version__
 from alexnet_jax.data import photos
 from alexnet_jax.data.cache.store import Cache
 from alexnet_jax.data.dataset import ensure_cache
@@ -146,7 +147,12 @@ def compute(network: TrainedNetwork, stage: str, pictures: Pictures) -> Iterator
 
 
 def write(
-    network: TrainedNetwork, stage: str, pictures: Pictures, out: Path | None
+    network: TrainedNetwork,
+    stage: str,
+    pictures: Pictures,
+    out: Path | None,
+    *,
+    overwrite: bool = False,
 ) -> tuple[list[Row], np.ndarray]:
     """Computes a stage of all pictures and writes it to a file, if one is named.
 
@@ -154,7 +160,8 @@ def write(
         network: which looks at them.
         stage: of the network, see `TrainedNetwork.stage`.
         pictures: to be looked at.
-        out: NAME.npy, written as it is computed, or NAME.npz; neither may be there yet.
+        out: NAME.npy, written as it is computed, or NAME.npz.
+        overwrite: replace what is there under that name.
 
     Returns:
         The rows, and the features of each, float32 (N, ...); of a .npy file memory-mapped.
@@ -167,11 +174,11 @@ def write(
     check_room(out, pictures.total, shape)
     batches = compute(network, stage, pictures)
     if out is not None and out.suffix == ".npy":
-        rows = write_npy(out, shape, batches)
+        rows = write_npy(out, shape, batches, overwrite=overwrite)
         return rows, np.load(out, mmap_mode="r")
     rows, values = gather(batches)
     if out is not None:
-        write_npz(out, rows, values)
+        write_npz(out, rows, values, overwrite=overwrite)
     return rows, values
 
 
@@ -181,7 +188,9 @@ def gather(batches: Iterable[Batch]) -> tuple[list[Row], np.ndarray]:
     return [row for rows, _ in parts for row in rows], np.concatenate([part for _, part in parts])
 
 
-def write_npy(path: Path, shape: tuple[int, ...], batches: Iterable[Batch]) -> list[Row]:
+def write_npy(
+    path: Path, shape: tuple[int, ...], batches: Iterable[Batch], *, overwrite: bool = False
+) -> list[Row]:
     """Writes features as they come, and the names of the rows beside them.
 
     The header is written again at the end, when the number of rows is known.
@@ -190,12 +199,16 @@ def write_npy(path: Path, shape: tuple[int, ...], batches: Iterable[Batch]) -> l
         path: of the features; `names_file` says where the names go.
         shape: of one image's features.
         batches: rows, and their features (N, *shape) float32.
+        overwrite: replace older ones.
 
     Returns:
         All rows.
     """
     rows: list[Row] = []
-    with whole(path) as file, whole(names_file(path)) as names:
+    with (
+        whole(path, replace=overwrite) as file,
+        whole(names_file(path), replace=overwrite) as names,
+    ):
         _header(file, (0, *shape))
         start = file.tell()
         for some, values in batches:
@@ -217,14 +230,19 @@ def _header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, facts)
 
 
-def write_npz(path: Path, rows: Sequence[Row], features: np.ndarray) -> None:
-    """Writes features, files and labels; no labels where none is known."""
+def write_npz(
+    path: Path, rows: Sequence[Row], features: np.ndarray, *, overwrite: bool = False
+) -> None:
+    """Writes features, files and labels, no labels where none is known; its comment says who."""
     arrays: dict[str, Any] = {"features": features, "files": np.array([row.name for row in rows])}
     labels = np.array([row.label for row in rows], np.int32)
     if (labels >= 0).any():
         arrays["labels"] = labels
-    with whole(path) as file:
+    comment = f"alexnet_jax {__version__}".encode()
+    with whole(path, replace=overwrite) as file:
         np.savez(file, **arrays)
+        file.seek(-2, os.SEEK_END)  # a zip file ends with the length of its comment, and that
+        file.write(len(comment).to_bytes(2, "little") + comment)
 
 
 def names_file(path: Path) -> Path:
@@ -232,15 +250,17 @@ def names_file(path: Path) -> Path:
     return path.with_suffix(".files.txt")
 
 
-def check_new(out: Path) -> None:
-    """Refuses to overwrite anything.
+def written(out: Path) -> tuple[Path, ...]:
+    """The files that features in the file `out` are written to."""
+    return (out, names_file(out)) if out.suffix == ".npy" else (out,)
 
-    Raises:
-        UserError: one of the files is there.
-    """
-    for path in (out, names_file(out)) if out.suffix == ".npy" else (out,):
-        if path.exists():
-            raise UserError(f"{path} is there already: remove it, or give another --out")
+
+def memory_of_machine() -> int:
+    """Bytes; 0 where the system does not say, as on Windows."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
 
 
 def check_room(out: Path | None, count: int, shape: tuple[int, ...]) -> None:
@@ -252,8 +272,8 @@ def check_room(out: Path | None, count: int, shape: tuple[int, ...]) -> None:
     needed = 4 * count * int(np.prod(shape))
     size = f"{count:,} x {shape} numbers take {needed / 1e9:,.1f} GB"
     if out is None or out.suffix == ".npz":
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if 2 * needed > memory:
+        memory = memory_of_machine()
+        if memory and 2 * needed > memory:
             there = f"there are {memory / 1e9:,.1f} GB of memory"
             raise UserError(f"{size}, and packing as much; {there}: give --out=NAME.npy")
     if out is not None:

@@ -42,7 +42,7 @@ def squares(images: Any, size: int) -> np.ndarray:
         try:
             found.append(_square(image, size))
         except BadImage as error:
-            raise BadImage(f"{name}{error}") from error
+            raise BadImage(f"{name}{error}") from error.__cause__
     return np.stack(found) if found else np.zeros((0, size, size, 3), np.uint8)
 
 
@@ -78,7 +78,7 @@ def _square(image: Any, size: int) -> np.ndarray:
         try:
             return decoding.load(content, size)
         except BadImage as error:
-            raise BadImage(f"{path!r}: {error}") from error
+            raise BadImage(f"{path!r}: {error}") from error.__cause__
     if isinstance(image, bytes | bytearray | memoryview):
         return decoding.load(bytes(image), size)
     if isinstance(image, Image.Image):
@@ -142,7 +142,6 @@ def _pixels(array: np.ndarray) -> np.ndarray:
         raise BadImage(f"pixels are {shape}: there are none")
     if grey:
         return np.repeat(array.reshape(*shape[:2], 1), 3, axis=2)
-    array = np.ascontiguousarray(array)  # OpenCV does not read an array backwards
     return array if shape[2] == 3 else decoding.of_pillow(Image.fromarray(array))
 
 

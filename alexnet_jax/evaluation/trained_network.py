@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from alexnet_jax import settings
+from alexnet_jax.data.photos import printable
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import given
 from alexnet_jax.evaluation.viewer import Viewer
@@ -68,7 +69,7 @@ class TrainedNetwork:
         names = (
             self.classes if len(self.classes) < 4 else [*self.classes[:2], "...", self.classes[-1]]
         )
-        return (
+        return printable(
             f"<TrainedNetwork {self.name}, step {self.step:,}: {len(self.classes):,} classes "
             f"({', '.join(names)}), images of {self.size}x{self.size}, views of "
             f"{self.viewer.crop}x{self.viewer.crop}, mesh {axes} ({mesh.devices.flat[0].platform})>"

@@ -26,6 +26,8 @@ READERS: dict[str, Callable[[Path], weights.Weights]] = {
     ".onnx": from_onnx.read,
     ".pth": from_torch.read_pth,
     ".pt": from_torch.read_pth,
+    ".pth.tar": from_torch.read_pth,  # as the ImageNet example of PyTorch calls it; no tar
+    ".ckpt": from_torch.read_pth,
     ".safetensors": from_torch.read_safetensors,
 }
 
@@ -38,19 +40,20 @@ def convert(
     Args:
         file: the weights.
         out: the directory; must not be there, or be empty.
-        pixels: a name of `weights.PIXELS`; None for what such files are made of.
+        pixels: a name of `weights.PIXELS`; None for what such files are made for.
         mean_file: Caffe's mean image, BGR, (S, S, 3) or (3, S, S), as .npy.
 
     Returns:
         What `converted.json` says.
 
     Raises:
-        UserError: the file cannot be read or is no such network, or `out` is in use.
+        UserError: the file cannot be read or is no such network, or `out` is in use, or `pixels` is
+            None and the file may be for either.
         OSError: a file is not there, or `out` cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out} is in use: name a directory that is not there, or is empty")
-    read = READERS.get(file.suffix.lower())
+    read = next((r for end, r in READERS.items() if file.name.lower().endswith(end)), None)
     if read is None:
         raise UserError(f"{file} is none of the files that are read: {', '.join(READERS)}")
     with file.open("rb") as opened:
@@ -61,6 +64,9 @@ def convert(
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     pixels = pixels or found.pixels
+    if pixels is None:
+        ways = " or ".join(f"--pixels={name} ({known})" for name, known in weights.PIXELS.items())
+        raise UserError(f"{file} does not say what pixels it was trained to see: give {ways}")
     config = config_of(network, aligned=mean_file is not None)
     mean_image = mean_of(pixels, config.data.size, mean_file)
     params, folded = weights.params_of(found, network, weights.PIXELS[pixels])

@@ -2,13 +2,14 @@
 
 import importlib
 import json
-import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alexnet_jax import __version__
 from alexnet_jax.errors import UserError
+from alexnet_jax.files import whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,24 +18,37 @@ if TYPE_CHECKING:
     from alexnet_jax.evaluation.trained_network import TrainedNetwork
 
 
-# The packages that each needs, beyond those that training does.
-NEEDS = {"stablehlo": ("flatbuffers",), "onnx": ("onnx", "onnxruntime")}
-
-
+# The packages that each needs, beyond those that training does; int8 is onnxruntime's work.
+NEEDS = {"stablehlo": ("flatbuffers",), "onnx": ("onnx",)}
 PRECISIONS = ("float32", "float16", "int8")
-
-
 PLATFORMS = ("cpu", "cuda", "tpu")
-
-
-CALIBRATION = 256  # images of the training split that say how large activations become
-
-
+CALIBRATION = 256  # images that say how large activations become
 AT_ONCE = 32  # of these
 
 
+class Calibration(NamedTuple):
+    """Where the images of an int8 export come from: by default the run's own training split.
+
+    Attributes:
+        files: images of their own.
+        cache: a prepared cache instead of the run's.
+        data_dir: the directory of datasets, if it is not the run's.
+    """
+
+    files: Sequence[str] = ()
+    cache: str | None = None
+    data_dir: str | None = None
+
+
 def export(
-    workdir: Path, out: Path, form: str, *, precision: str = "float32", best: bool = False
+    workdir: Path,
+    out: Path,
+    form: str,
+    *,
+    precision: str = "float32",
+    best: bool = False,
+    calibration: Calibration | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Writes the network of a run, and prints what was written.
 
@@ -44,6 +58,8 @@ def export(
         form: 'stablehlo' or 'onnx'.
         precision: 'float32'; of ONNX also 'float16' or 'int8'.
         best: the checkpoint with the lowest validation error instead of the last.
+        calibration: images for int8.
+        overwrite: replace what is there.
 
     Raises:
         UserError: the form has no such precision, `out` is there already, a package is missing,
@@ -53,11 +69,12 @@ def export(
 
     if form == "stablehlo" and precision != "float32":
         raise ConfigError(f"--precision={precision} is for --format=onnx; StableHLO is float32")
-    if out.exists():
-        raise UserError(f"{out} is there already: remove it, or give another --out")
+    for path in written(out, form):
+        if path.exists() and not overwrite:
+            raise UserError(f"{path} is there already: remove it, or give another --out")
     if not out.parent.is_dir():
         raise UserError(f"--out={out}: there is no directory {out.parent}")
-    _require(form)
+    _require(form, *NEEDS[form], *["onnxruntime"] * (precision == "int8"))
     import jax
 
     from alexnet_jax import load
@@ -68,13 +85,13 @@ def export(
     if form == "stablehlo":
         content = to_stablehlo(trained)
         text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-        Path(f"{out}.json").write_text(text, encoding="utf-8")
+        with whole(Path(f"{out}.json"), replace=overwrite) as file:
+            file.write(text.encode())
     else:
-        pixels = calibration_pixels(trained) if precision == "int8" else None
+        pixels = calibration_pixels(trained, calibration) if precision == "int8" else None
         content = to_onnx(trained, precision, pixels).SerializeToString()
-    partial = Path(f"{out}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, out)
+    with whole(out, replace=overwrite) as file:
+        file.write(content)
     size = f"{len(content) / 1e6:,.1f} MB"
     print(f"{out}: {form}, {precision}, {size}, of step {trained.step:,} of {workdir}")
     for put in ("input", "preprocessing", "output"):
@@ -83,12 +100,18 @@ def export(
     print(f"  {'classes':<15}{len(trained.classes):,}, named in {where}")
 
 
+def written(out: Path, form: str) -> tuple[Path, ...]:
+    """The files that an export makes; the last one says who made it."""
+    return (out, Path(f"{out}.json")) if form == "stablehlo" else (out,)
+
+
 def description(trained: "TrainedNetwork", precision: str = "float32") -> dict[str, Any]:
     """What goes in, what comes out and where it is from; can be written as JSON."""
     crop, size, classes = trained.viewer.crop, trained.size, len(trained.classes)
     return {
         "input": f"pixels, uint8 (N, {crop}, {crop}, 3), RGB, 0 to 255, any N",
-        "preprocessing": f"shorter side to {size} pixels, central {size}x{size}, of that the "
+        "preprocessing": f"shorter side to {size} pixels (averages of areas to "
+        f"shrink, cubic to enlarge), central {size}x{size}, of that the "
         f"central {crop}x{crop}; 0 to 255 as they are",
         "output": f"logits and probabilities, float32 (N, {classes})",
         "resize": size,
@@ -159,22 +182,75 @@ def to_onnx(
     return model
 
 
-def calibration_pixels(trained: "TrainedNetwork") -> "np.ndarray":
-    """Images from all over the run's training split, the central crop of each: (N, C, C, 3).
+def calibration_pixels(
+    trained: "TrainedNetwork", calibration: Calibration | None = None
+) -> "np.ndarray":
+    """Images from all over the training split, or from all over some files, the central crop of
+    each: (N, C, C, 3).
 
     Raises:
-        UserError: the dataset of the run is not there.
+        UserError: the dataset of the run is not there, or no file can be used.
     """
     import numpy as np
 
+    calibration = calibration or Calibration()
+    images = _images_of_files(trained, calibration.files) or _images_of_dataset(
+        trained, calibration
+    )
+    chosen = _spread(len(images))
+    return central(np.stack([images[i] for i in chosen]), trained.viewer.crop)
+
+
+def _spread(count: int) -> list[int]:
+    """Numbers from 0 to the last of so many images, as many as calibration takes."""
+    import numpy as np
+
+    return np.linspace(0, count - 1, min(CALIBRATION, count)).astype(int).tolist()
+
+
+def _images_of_dataset(trained: "TrainedNetwork", calibration: Calibration) -> Any:
+    """The training split: of a cache, or one that decodes what it is asked for."""
+    from alexnet_jax.data import decoding, sources
     from alexnet_jax.data.dataset import ensure_cache
 
     data = trained.config.data
-    cache = ensure_cache(data.source, data.size, data.dir, data.holdout, data.cache)
-    images = cache.images[data.train]
-    count = min(CALIBRATION, len(images))
-    chosen = np.linspace(0, len(images) - 1, count).astype(int)
-    return central(np.stack([images[int(i)] for i in chosen]), trained.viewer.crop)
+    path, directory = calibration.cache or data.cache, calibration.data_dir or data.dir
+    try:
+        if path == "none":  # opening it would look at thousands of images, for its statistics
+            split = sources.open_source(data.source, directory).splits[data.train]
+            return [decoding.load(split[i].content, trained.size) for i in _spread(len(split))]
+        holdout = 0.0 if calibration.cache else data.holdout
+        cache = ensure_cache(data.source, data.size, directory, holdout, path)
+    except UserError as error:
+        raise UserError(
+            f"int8 is calibrated with images, and those of the run are not there ({error}): give "
+            "--cache=DIR, made by alexnet_jax.prepare, or image files and folders"
+        ) from error
+    return cache.images[data.train]
+
+
+def _images_of_files(trained: "TrainedNetwork", paths: Sequence[str]) -> "list[np.ndarray]":
+    """Those of the files, and of the files in the folders, that can be used; the others are named.
+
+    Raises:
+        UserError: files were named, and none can be used.
+    """
+    from alexnet_jax.data import photos
+
+    files, problems = photos.find_images(paths)
+    files = [files[i] for i in _spread(len(files))] if files else []
+    images: list[Any] = []
+    for batch in photos.read_images(files, trained.size, AT_ONCE):
+        for file, found in batch:
+            if isinstance(found, str):
+                problems[file] = found
+            else:
+                images.append(found)
+    for file, problem in problems.items():
+        print(f"skipped {photos.printable(file)}: {problem}", file=sys.stderr)
+    if paths and not images:
+        raise UserError("none of the files to calibrate with can be used")
+    return images
 
 
 def central(images: "np.ndarray", crop: int) -> "np.ndarray":
@@ -199,11 +275,14 @@ def _batches(pixels: "np.ndarray") -> Iterator["np.ndarray"]:
         yield pixels[start : start + AT_ONCE]
 
 
-def _require(form: str) -> None:
-    for package in NEEDS[form]:
+def _require(form: str, *packages: str) -> None:
+    for package in packages:
         try:
             importlib.import_module(package)
-        except ModuleNotFoundError as error:
+        except ImportError as error:
+            broken = (
+                "" if isinstance(error, ModuleNotFoundError) else f", which is broken ({error})"
+            )
             raise UserError(
-                f"--format={form} needs the package {package}: pip install -e '.[export]'"
+                f"--format={form} needs the package {package}{broken}: pip install -e '.[export]'"
             ) from error

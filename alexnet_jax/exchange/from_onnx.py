@@ -235,7 +235,8 @@ class Found:
     def share(self, node: Any, field: str, value: Any) -> None:
         """Sets a field of the network that all layers share."""
         if self.shared.setdefault(field, value) != value:
-            refuse(node, f"has {field} {value}, but {self.shared[field]} before: there is one")
+            before = self.shared[field]
+            refuse(node, f"has {field} {value}, a layer before it {before}: all layers share one")
 
     def weights(self) -> Weights:
         """The layers, when all nodes were taken in.
@@ -250,4 +251,7 @@ class Found:
             raise UserError(f"has {after} after its last layer, expected Softmax or nothing")
         shared = {"norm": "none", "dropout": 0.0, **self.shared}
         kind = f"ONNX graph of {len(self.chain.graph.node)} nodes"
-        return Weights(kind, self.layers, self.chain.side, "caffe", shared)
+        # Caffe's AlexNet has both; without, it may be torchvision's, whose pixels are others.
+        is_caffes = "norm" in self.shared or any(layer.groups == 2 for layer in self.layers)
+        pixels = "caffe" if is_caffes else None
+        return Weights(kind, self.layers, self.chain.side, pixels, shared)

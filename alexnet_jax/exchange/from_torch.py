@@ -4,6 +4,7 @@ A `.pth` file is a pickle, which may ask for anything to be run while it is read
 `torch.load(weights_only=True)`, which knows tensors and plain containers and refuses the rest.
 """
 
+import argparse
 import re
 import warnings
 from collections.abc import Mapping
@@ -24,6 +25,10 @@ CONVOLUTIONS = {
     "features.8": (3, 1, 1, "activation"),
     "features.10": (3, 1, 1, "activation pool dropout"),
 }
+# Where a training script keeps the state dict among other things, and what data parallelism,
+# Lightning and torch.compile put before its names, or inside of them.
+WRAPPINGS = ("state_dict", "model_state_dict", "model")
+WRAPPERS = re.compile(r"^(?:model\.|_orig_mod\.)+|\bmodule\.")
 DENSE = {
     "classifier.1": "activation dropout",
     "classifier.4": "activation",
@@ -52,7 +57,10 @@ def read_pth(path: Path) -> Weights:
     with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickles that are refused anyway
         try:
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(
+                [argparse.Namespace]
+            ):  # their flags: plain values
+                found = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # of a dozen types; their texts advise weights_only=False
             asks = re.search(r"GLOBAL:? (?:GLOBAL )?([\w.]+)", str(error))
             reason = f"it asks for {asks[1]}" if asks else "it holds something else, or is damaged"
@@ -60,8 +68,9 @@ def read_pth(path: Path) -> Weights:
                 f"is no plain state dict: {reason}. Nothing in it was run; "
                 "save one with torch.save(model.state_dict(), PATH)"
             ) from error
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
+    for key in WRAPPINGS:
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
     if not isinstance(found, Mapping):
         raise UserError(f"holds a {type(found).__name__}, expected a state dict")
     arrays = {}
@@ -95,12 +104,12 @@ def read_safetensors(path: Path) -> Weights:
 
 
 def weights_of(arrays: Mapping[str, np.ndarray], kind: str) -> Weights:
-    """The layers of a state dict; the names may have the 'module.' of a parallel model.
+    """The layers of a state dict; before the names may stand what wrappers of a model put there.
 
     Raises:
         UserError: a tensor is missing, is one too many, or has another shape.
     """
-    arrays = {name.replace("module.", ""): array for name, array in arrays.items()}
+    arrays = {WRAPPERS.sub("", name): array for name, array in arrays.items()}
     layers = [*CONVOLUTIONS, *DENSE]
     known = [f"{layer}.{which}" for layer in layers for which in ("weight", "bias")]
     unexpected = sorted(arrays.keys() - set(known))

@@ -23,18 +23,30 @@ def load(path: Path) -> Any:
         raise UserError("an .onnx file needs onnx: pip install onnx") from error
     try:
         model = onnx.load(path, load_external_data=False)
-        elsewhere = [t.name for t in model.graph.initializer if uses_external_data(t)]
+        elsewhere = [t.name for t in _tensors(model.graph) if uses_external_data(t)]
         if not elsewhere:
             onnx.checker.check_model(model)
     except Exception as error:  # of protobuf, and of the checker
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"cannot be read as ONNX: {first}") from error
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot be read as ONNX: {text[:300]}") from error
     if elsewhere:
         raise UserError(
-            f"keeps {elsewhere[0]} in another file; make it one by "
+            f"keeps {elsewhere[0] or 'a tensor'} in another file; make it one by "
             "onnx.save(onnx.load(PATH), OTHER_PATH)"
         )
     return model
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Yields all that a graph stores: its own, and those in attributes of nodes."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            if inner.ByteSize():
+                yield from _tensors(inner)
 
 
 class Chain:
@@ -58,6 +70,12 @@ class Chain:
         self.held = {tensor.name: tensor for tensor in self.graph.initializer}
         inputs = [value for value in self.graph.input if value.name not in self.held]
         shape = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim] if inputs else []
+        if len(inputs) > 1:
+            first, *others = (value.name for value in inputs)
+            raise UserError(
+                f"takes {first} and {', '.join(others)}, expected images alone: does it lack the "
+                f"numbers of {others[0]}?"
+            )
         if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3 or not 0 < shape[2] == shape[3]:
             names = ", ".join(value.name for value in inputs) or "nothing"
             raise UserError(f"takes {names} of shape {shape}, expected images (N, 3, S, S)")

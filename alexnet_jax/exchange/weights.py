@@ -82,14 +82,14 @@ class Weights(NamedTuple):
         format: of the file, for people.
         layers: in order; convolutions first.
         input_size: pixels.
-        pixels: one of `PIXELS`, where the file does not say.
+        pixels: the one of `PIXELS` that such files are made for; None if that cannot be told.
         shared: the fields of `Network` that are no layer's own.
     """
 
     format: str
     layers: list[Layer]
     input_size: int
-    pixels: str
+    pixels: str | None
     shared: dict[str, Any]
 
 
@@ -101,7 +101,7 @@ def numbers(name: str, array: np.ndarray) -> np.ndarray:
     """
     if array.dtype.kind != "f" or not array.size:
         raise UserError(f"{name} is {array.dtype} of shape {array.shape}, expected numbers")
-    usable = np.abs(array) < LARGEST
+    usable = np.abs(array) <= min(LARGEST, float(np.finfo(array.dtype).max))
     if not usable.all():
         raise UserError(
             f"{name} holds {(~usable).sum():,} numbers that are not finite, or beyond {LARGEST:g}"
@@ -171,7 +171,8 @@ def _check_shapes(layers: list[Layer], side: int) -> None:
             raise UserError(f"{layer.name} has shape {layer.kernel.shape}, expected {expected}")
         if layer.bias.shape != expected[:1]:
             raise UserError(
-                f"the bias of {layer.name} has shape {layer.bias.shape}, expected {expected[:1]}"
+                f"the bias of {layer.name} has shape {layer.bias.shape}, expected {expected[:1]}, "
+                f"one number for each of its {expected[0]:,} rows: one of the two is not complete"
             )
         inputs = len(layer.kernel)
 

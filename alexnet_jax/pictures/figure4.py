@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -15,6 +14,7 @@ from alexnet_jax.evaluation.answers import TOP, Answer
 from alexnet_jax.evaluation.features import Row
 from alexnet_jax.evaluation.neighbours import nearest
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
+from alexnet_jax.pictures.saving import save
 
 TRUE, OTHER = "#e8a09a", "#a9c3e6"  # the bars: of the true label, of another
 WRONG = "#b03028"  # the name of a neighbour of another class
@@ -86,14 +86,14 @@ def draw_nearest(
     queries: int,
     path: str | Path,
 ) -> None:
-    """Draws the first images with the nearest of all others.
+    """Draws images from all over the rows, with the nearest of all others.
 
     Args:
         network: whose features they are.
         rows: of all images.
         features: (N, ...), of the rows.
         picture: of an image, by its number and row.
-        queries: how many of the first images.
+        queries: how many; rows are often sorted by class, so that the first would be of one.
         path: of the drawing.
 
     Raises:
@@ -108,7 +108,9 @@ def draw_nearest(
         name = network.classes[row.label] if known else photos.printable(Path(row.name).name)
         return Shown(picture(number, row), name, row.label if known else None)
 
-    draw_neighbours(neighbours(features, min(queries, len(rows)), show), path)
+    count = min(queries, len(rows))
+    chosen = [(2 * place + 1) * len(rows) // (2 * count) for place in range(count)]
+    draw_neighbours(neighbours(features, chosen, show), path)
 
 
 def draw_neighbours(rows: Sequence[Neighbours], path: str | Path) -> None:
@@ -136,18 +138,18 @@ def draw_neighbours(rows: Sequence[Neighbours], path: str | Path) -> None:
 
 
 def neighbours(
-    features: np.ndarray, queries: int, show: Callable[[int], Shown]
+    features: np.ndarray, queries: Sequence[int], show: Callable[[int], Shown]
 ) -> list[Neighbours]:
-    """The first rows, each with the nearest of all other rows.
+    """Some rows, each with the nearest of all other rows.
 
     Args:
         features: (N, ...).
-        queries: how many of the first rows.
+        queries: the numbers of these rows.
         show: the picture of a row.
     """
     found = []
     for query, *others in zip(
-        range(queries), *nearest(features, features[:queries], NEAREST + 1), strict=True
+        queries, *nearest(features, features[list(queries)], NEAREST + 1), strict=True
     ):
         pairs = [(i, d) for i, d in zip(*others, strict=True) if i != query][:NEAREST]
         found.append(Neighbours(show(query), [(show(int(i)), float(d)) for i, d in pairs]))
@@ -179,10 +181,10 @@ class _Sheet:
 
     def save(self, path: str | Path) -> None:
         """Writes the figure in the format that its name asks for."""
-        FigureCanvasAgg(self._figure)
-        self._figure.savefig(path)
+        save(self._figure, path, tight=False)
 
 
 def _short(name: str) -> str:
-    """A name that fits, and whose dollars are no formula to matplotlib."""
+    """A name that fits into a line, and whose dollars are no formula to matplotlib."""
+    name = " ".join(name.split())
     return (name if len(name) <= LETTERS else name[: LETTERS - 1] + "…").replace("$", r"\$")

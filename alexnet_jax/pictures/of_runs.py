@@ -10,10 +10,12 @@ import numpy as np
 
 from alexnet_jax import settings
 from alexnet_jax.errors import UserError
+from alexnet_jax.files import whole
 from alexnet_jax.model import make_mesh
 from alexnet_jax.pictures import colour
 from alexnet_jax.pictures.curves import draw_curves
 from alexnet_jax.pictures.figure3 import draw_kernels
+from alexnet_jax.pictures.saving import MADE_BY
 from alexnet_jax.run.checkpoint import Checkpoints
 from alexnet_jax.run.metrics import Row, read_rows
 from alexnet_jax.run.restore import restore_weights
@@ -62,6 +64,13 @@ def read_run(workdir: Path) -> Run:
     return run
 
 
+def written_to(workdirs: Sequence[Path], out: Path) -> tuple[Path, Path, Path]:
+    """The files that `draw` makes in a folder: kernels, what is measured in them, and curves."""
+    ending = "-runs" if len(workdirs) > 1 else ""  # a run's own pictures stay
+    names = (f"conv1{ending}.png", f"conv1{ending}.json", f"curves{ending}.png")
+    return out / names[0], out / names[1], out / names[2]
+
+
 def draw(workdirs: Sequence[Path], out: Path) -> None:
     """Draws what there is of the runs, measures conv1, and says what was written.
 
@@ -69,24 +78,25 @@ def draw(workdirs: Sequence[Path], out: Path) -> None:
         UserError: see `read_run`. Nothing was written then.
     """
     runs = dict(zip(short_names(workdirs), map(read_run, workdirs), strict=True))
-    ending = "-runs" if len(runs) > 1 else ""  # a run's own pictures stay
     seen = {name: (r.kernel, r.towers) for name, r in runs.items() if r.kernel is not None}
     logged = {name: run.rows for name, run in runs.items() if run.rows}
+    picture, measures, curves = written_to(workdirs, out)
     written = []
     if seen:
         found = {name: colour.measure(*own) for name, own in seen.items()}
         print(colour.colour_table(found), end="\n\n")
-        titled = {name if ending else "conv1": own for name, own in seen.items()}
-        written.append(draw_kernels(titled, out / f"conv1{ending}.png"))
-        written.append(out / f"conv1{ending}.json")
+        titled = {name if len(runs) > 1 else "conv1": own for name, own in seen.items()}
+        written += [draw_kernels(titled, picture), measures]
         listed = [
             {"run": name, "workdir": str(runs[name].workdir), "step": runs[name].step, **own}
             for name, own in found.items()
         ]
         about = {"measured": colour.MEASURED, "permutations": colour.DRAWS, "seed": colour.SEED}
-        written[-1].write_text(json.dumps({**about, "runs": listed}, indent=2) + "\n")
+        text = json.dumps({"made_by": MADE_BY, **about, "runs": listed}, indent=2) + "\n"
+        with whole(measures, replace=True) as file:
+            file.write(text.encode())
     if logged:
-        written.append(draw_curves(logged, out / f"curves{ending}.png"))
+        written.append(draw_curves(logged, curves))
     for name, run in runs.items():
         if run.kernel is None:
             print(f"no kernels of {name}: {run.workdir} has no checkpoint; training saves them")

@@ -1,14 +1,36 @@
 """Figures become files."""
 
+import warnings
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from alexnet_jax import __version__
+from alexnet_jax.files import whole
 
-def save(figure: Figure, path: Path) -> Path:
-    """Writes a figure in the format that the file's name asks for; makes the folder if need be."""
+MADE_BY = f"alexnet_jax {__version__}"  # in every picture: only such a one may be replaced
+
+
+def save(figure: Figure, path: str | Path, *, tight: bool = True) -> Path:
+    """Writes a figure in the format that the file's name asks for; makes the folder if need be.
+
+    Args:
+        figure: to be drawn.
+        path: of the picture. An older one is replaced, when the new one is complete.
+        tight: cut off what is empty around it.
+    """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
-    figure.savefig(path, bbox_inches="tight")
+    form = path.suffix.lower().removeprefix(".")
+    mark: dict[str, Any] = {"metadata": {"Creator": MADE_BY}}  # of a PDF or an SVG
+    if form == "png":
+        mark = {"metadata": {"Software": MADE_BY}}
+    elif form in ("jpg", "jpeg"):
+        mark = {"pil_kwargs": {"comment": MADE_BY}}
+    with whole(path, replace=True) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it is drawn as a box
+        figure.savefig(file, format=form, **mark, bbox_inches="tight" if tight else None)
     return path

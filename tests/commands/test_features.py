@@ -50,7 +50,7 @@ def cache(root: Path) -> Cache:
 def run(monkeypatch: pytest.MonkeyPatch, *files: object, **values: Any) -> int:
     """The command in this process, with the network that is compiled already."""
     given = {"workdir": "W", "out": None, "layer": "fc7", "split": None, "data_dir": None}
-    given |= {"cache": None, "neighbours": None, "queries": 5, "best": False}
+    given |= {"cache": None, "neighbours": None, "queries": 5, "best": False, "overwrite": False}
     monkeypatch.setattr(trained_network, "load", lambda workdir, best: network())
     return command.compute(Namespace(files=[str(file) for file in files], **(given | values)))
 
@@ -144,7 +144,7 @@ def test_nothing_half_written_has_the_name(tmp_path: Path) -> None:
 
     def batches() -> Iterator[features.Batch]:
         yield [Row("a", -1)], np.zeros((1, 2), np.float32)
-        assert (tmp_path / "f.npy.partial").exists()
+        assert not (tmp_path / "f.npy").exists() and len(list(tmp_path.iterdir())) == 2
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -156,13 +156,36 @@ def test_nothing_half_written_has_the_name(tmp_path: Path) -> None:
 
 
 def test_nothing_is_overwritten(monkeypatch, root: Path, tmp_path: Path) -> None:
-    """Neither the features nor the names beside them, and before any work."""
+    """Neither the features nor the names beside them nor a picture, and before any work."""
     for name in ("f.npy", "f.files.txt", "g.npz"):
         (tmp_path / name).write_text("kept")
         with pytest.raises(UserError, match=f"{name} is there already"):
             run(monkeypatch, root, out=str(tmp_path / name.replace("files.txt", "npy")))
         assert (tmp_path / name).read_text() == "kept"
         (tmp_path / name).unlink()
+    (tmp_path / "n.png").write_text("kept")
+    with pytest.raises(UserError, match=r"n\.png is there already"):
+        run(monkeypatch, root, neighbours=str(tmp_path / "n.png"))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_overwrite_replaces_its_own(monkeypatch, root: Path, tmp_path: Path, suffix: str) -> None:
+    """And never a file of somebody else, which says nothing of this program; a file of the user's
+    that has the name of a half written one stays."""
+    photo, out = root / "images" / "test" / "a", tmp_path / f"f{suffix}"
+    given: dict[str, Any] = {"out": str(out), "overwrite": True}
+    (tmp_path / f"f{suffix}.partial").write_text("the user's")
+    with out.open("wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(UserError, match="was not written by this program"):
+        run(monkeypatch, photo, **given)
+    assert np.load(out).tolist() == [1, 1, 1]
+    out.unlink()
+    for layer, width in (("fc7", 32), ("fc8", 12)):
+        assert run(monkeypatch, photo, layer=layer, **given) == 0
+        found = np.load(out)
+        assert (found if suffix == ".npy" else found["features"]).shape == (3, width)
+    assert (tmp_path / f"f{suffix}.partial").read_text() == "the user's"
 
 
 def test_there_has_to_be_room(monkeypatch, tmp_path: Path) -> None:
@@ -176,6 +199,8 @@ def test_there_has_to_be_room(monkeypatch, tmp_path: Path) -> None:
         features.check_room(tmp_path / "f.npz", 10**12, (4096,))
     with pytest.raises(UserError, match=r"of memory: give --out=NAME.npy"):
         features.check_room(None, 10**12, (4096,))
+    monkeypatch.delattr(features.os, "sysconf")  # as on Windows, which does not say
+    features.check_room(None, 10**12, (4096,))
 
 
 def test_an_unknown_layer_split_or_cache(monkeypatch, cache: Cache, tmp_path: Path) -> None:
@@ -275,10 +300,10 @@ def test_a_query_is_not_its_own_neighbour(monkeypatch, tmp_path: Path) -> None:
     path = tmp_path / "n.png"
     draw = partial(figure4.draw_nearest, network(), queries=2, path=path)
     draw(rows, values, lambda i, row: np.full((2, 2, 3), i, np.uint8))
-    assert [int(row.query.picture[0, 0, 0]) for row in drawn] == [0, 1]
+    assert [int(row.query.picture[0, 0, 0]) for row in drawn] == [1, 3]  # from all over
     seen = [[(int(p[0, 0, 0]), name, d) for (p, name, _), d in row.found] for row in drawn]
-    assert seen[0] == [(1, "a", 0), (2, "b", 3), (3, "3.png", 5)]
-    assert seen[1] == [(0, "a", 0), (2, "b", 3), (3, "3.png", 5)]
+    assert seen[0] == [(0, "a", 0), (2, "b", 3), (3, "3.png", 5)]
+    assert seen[1] == [(2, "b", 2), (0, "a", 5), (1, "a", 5)]
     with pytest.raises(UserError, match="a single image has no neighbours"):
         draw(rows[:1], values[:1], lambda i, row: np.zeros((2, 2, 3)))
 
@@ -313,9 +338,10 @@ def test_a_real_process(root: Path, cache: Cache, tmp_path: Path) -> None:
     assert f"{out}: fc7, float32 (36, 32)" in done.stdout and str(picture) in done.stdout
     expected = network().features(cache.images["test"])
     np.testing.assert_allclose(np.load(out), expected, rtol=1e-4, atol=1e-4)
-    nearest_first = np.argsort(by_force(expected, expected[:5]), axis=1)[:, :7]
+    queries = [3, 10, 18, 25, 32]  # of 36: from all over
+    nearest_first = np.argsort(by_force(expected, expected[queries]), axis=1)[:, :7]
     below = 0
-    for query, row in enumerate(nearest_first):
+    for query, row in zip(queries, nearest_first, strict=True):
         assert row[0] == query
         shown = [places_of(cache.images["test"][i], figure4.SMALL, picture) for i in row]
         top = min(top for top, _ in shown[0] if top >= below)

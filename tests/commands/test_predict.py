@@ -26,6 +26,8 @@ from PIL import Image
 
 from alexnet_jax import predict
 from alexnet_jax.data import photos as photo_files
+from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation import answers as answers_module
 from alexnet_jax.evaluation import trained_network
 from alexnet_jax.evaluation.answers import Answer, answers
 from alexnet_jax.model import AlexNet
@@ -53,6 +55,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(monkeypatch: pytest.MonkeyPatch, *files: object, **values: Any) -> int:
     """The command in this process, with the network that is compiled already."""
     given = {"workdir": "W", "figure": None, "json": False, "ten_views": False, "best": False}
+    given["overwrite"] = False
     monkeypatch.setattr(trained_network, "load", lambda workdir, best: network())
     return predict.answer(Namespace(files=[str(file) for file in files], **(given | values)))
 
@@ -215,6 +218,13 @@ def test_what_is_printed(monkeypatch, capsys, photos: Path) -> None:
     assert "1 image in ten views" in captured.err
 
 
+def test_a_class_of_any_name_takes_one_line(capsys) -> None:
+    """Whatever a file system allows in the name of a folder."""
+    name = "two\nlines" + b"\xe4".decode(errors="surrogateescape")
+    answers_module.print_block("a.jpg", [(name, 0.5)])
+    assert capsys.readouterr().out == "a.jpg\n   50.0%  two\\nlines\ufffd\n"
+
+
 def test_json(monkeypatch, capsys, photos: Path, tmp_path: Path) -> None:
     """A line for every file, whatever its name, and nothing else on stdout."""
     strange = tmp_path / "a \udcff\n\"'é.png"
@@ -247,8 +257,10 @@ def test_nothing_that_can_be_used(monkeypatch, capsys, tmp_path: Path) -> None:
 def test_the_figure(monkeypatch, capsys, photos: Path, tmp_path: Path) -> None:
     """Sixteen panels of the images that can be used, and it says so."""
     path = tmp_path / "figure.png"
-    path.write_text("an older picture is replaced")
-    assert run(monkeypatch, photos, figure=str(path)) == 1
+    figure4.draw_answers([Answer("", "", squares(1)[0], np.eye(12)[0])], CLASSES, path)
+    with pytest.raises(UserError, match="is there already: give --overwrite"):
+        run(monkeypatch, photos, figure=str(path))
+    assert run(monkeypatch, photos, figure=str(path), overwrite=True) == 1
     assert f"drawn in {path}, the first 16 of 36 images" in capsys.readouterr().err
     files, _ = photo_files.find_images([str(photos)])
     usable = [answer.picture for answer in answers(network(), files) if not answer.problem]
@@ -256,6 +268,33 @@ def test_the_figure(monkeypatch, capsys, photos: Path, tmp_path: Path) -> None:
     grid = sorted({place for found in places for place in found})  # row by row
     assert len(grid) == 16 and all(map(list.__contains__, places, grid))
     assert np.ptp(np.reshape(grid, (4, 4, 2))[..., 0], axis=1).max() == 0  # four across
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_figure_never_replaces_a_photo(monkeypatch, tmp_path: Path, suffix: str) -> None:
+    """`--figure a.jpg b.jpg`, which looks like a switch; not even with --overwrite, and not a
+    figure that is among the files to read."""
+    names = [f"{name}{suffix}" for name in "abc"]
+    form = {".png": "PNG", ".jpg": "JPEG"}[suffix]
+    for i, name in enumerate(names):
+        (tmp_path / name).write_bytes(data_fixtures.encode(squares(3)[i], form))
+    before = {name: (tmp_path / name).read_bytes() for name in names}
+    a, b, c = (tmp_path / name for name in names)
+    for figure, files, overwrite, message in (
+        (a, [b], False, "give --overwrite to replace it"),
+        (a, [b], True, "was not written by this program"),
+        (a, [a, b], True, "is one of the files to read"),
+        (a, [tmp_path], False, "is one of the files to read"),
+        (tmp_path / "." / names[2], [b, c], True, "is one of the files to read"),
+        (tmp_path, [b], True, "is a folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(monkeypatch, *files, figure=str(figure), overwrite=overwrite)
+    assert {name: (tmp_path / name).read_bytes() for name in names} == before
+    drawn = tmp_path / f"drawn{suffix}"
+    assert run(monkeypatch, b, figure=str(drawn)) == 0
+    with pytest.raises(UserError, match="is one of the files to read"):
+        run(monkeypatch, tmp_path, figure=str(drawn), overwrite=True)
 
 
 def test_the_bar_of_the_true_label_is_red(tmp_path: Path) -> None:

@@ -267,6 +267,7 @@ TEXT_BOMB = PNG[:33] + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**21))) + 
         (b"", "the file is empty"),
         (b"<html>404</html>", r"not an image \(JPEG, PNG"),
         (JPEG[:20], "not an image"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99), "a HEIC image.*convert it to JPEG"),
         (JPEG[:-200], r"truncated .*image file is truncated"),
         (PNG[:-300], "truncated"),
         (PNG[:60] + b"\xff" + PNG[61:], "damaged .*broken PNG file|damaged .*broken data stream"),

@@ -139,6 +139,14 @@ def test_a_list_as_csv(tmp_path, text, folder):
     ]  # fmt: skip
 
 
+def test_what_looks_like_a_header_and_is_none(tmp_path):
+    """A class may be called as columns are: the image in the line is there."""
+    touch(tmp_path, "train/picture/1.png", "train/label/2.png", "val/3.png", "val/name")
+    (tmp_path / "val.csv").write_text("3.png,picture\n")
+    source = sources.open_source(f"folder:{tmp_path}")
+    assert read(source.splits["validation"]) == {"val/3.png": 1}
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [
@@ -164,7 +172,9 @@ def test_csv_files_are_refused_by_line(tmp_path, text, error):
 
 def test_a_csv_file_counts_where_there_are_no_class_folders(tmp_path):
     """What else a dataset brings, train.csv say, does not turn it into a list."""
-    touch(tmp_path, "train/a/1.png", "train/b/2.png", "train.csv", "val/a/3.png", "val.csv")
+    touch(tmp_path, "train/a/1.png", "train/b/2.png", "val/a/3.png")
+    for name in ("train.csv", "val.csv"):
+        (tmp_path / name).write_text("file,width,height\na/1.png,40,30\n")
     source = sources.open_source(f"folder:{tmp_path}")
     assert read(source.splits["validation"]) == {"val/a/3.png": 0}
     touch(tmp_path, "test/4.png", "test/5.png")

@@ -262,3 +262,9 @@ def test_the_tars_become_a_cache(tmp_path):
     names = [name for _, _, name in cache.rows("validation")]
     assert names == sorted(validation_images())
     assert cache.labels["validation"].tolist() == list(LAYOUT.validation_labels)
+
+
+def test_a_system_without_pread_is_told_of(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "pread")
+    with pytest.raises(UserError, match=r"no os\.pread: extract the tars and give folder"):
+        sources.open_source(f"ilsvrc:{tmp_path}")

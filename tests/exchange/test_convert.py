@@ -4,6 +4,7 @@ The witnesses are onnxruntime and PyTorch, each fed through its own preprocessin
 the largest absolute difference over the largest absolute value, tensor by tensor.
 """
 
+import argparse
 import dataclasses
 import hashlib
 import json
@@ -24,6 +25,7 @@ from conftest import gradient_function
 
 import alexnet_jax
 from alexnet_jax import settings
+from alexnet_jax.errors import UserError
 from alexnet_jax.exchange.converting import convert
 from alexnet_jax.model import AlexNet, Conv, make_mesh
 from alexnet_jax.model.cpu import portions
@@ -90,12 +92,24 @@ def test_graphs(graph: str, tmp_path: Path) -> None:
     """Orders, groups, paddings, rounding up, and nodes in all the ways they are written."""
     made = GRAPHS[graph]()
     path = made.save(tmp_path / "small.onnx")
-    convert(path, tmp_path / "w")
+    convert(path, tmp_path / "w", pixels="caffe")
     pictures = other.pictures(3)
     logits = made.nodes[-1].input[0]
     expected = other.run_onnx(path, other.seen_by_caffe(pictures, 48), logits)
     assert tell_apart(expected)
     assert fixtures.difference(answers(tmp_path / "w", pictures), expected) < 1e-4
+
+
+def test_the_pixels_are_guessed_only_where_the_graph_says(tmp_path: Path) -> None:
+    """LRN or two groups are Caffe's. Without them it may be torchvision's: both are named."""
+    for number, graph in enumerate((other.bvlc_like(), other.bvlc_like(groups=1, opset=11))):
+        path = graph.save(tmp_path / "caffes.onnx")
+        assert convert(path, tmp_path / f"caffes{number}")["pixels"] == "caffe"
+    path = other.short().save(tmp_path / "short.onnx")
+    with pytest.raises(UserError, match=r"give --pixels=caffe \(BGR .* or --pixels=torchvision"):
+        convert(path, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+    assert convert(path, tmp_path / "w", pixels="torchvision")["pixels"] == "torchvision"
 
 
 def test_the_fields_of_a_graph(tmp_path: Path) -> None:
@@ -110,7 +124,10 @@ def test_the_fields_of_a_graph(tmp_path: Path) -> None:
     assert network.conv5.pool_padding == (0, 1) and network.fc7.after == "activation dropout"
 
 
-@pytest.mark.parametrize("kind", ["pth", "safetensors", "wrapped", "parallel", "legacy", "half"])
+KINDS = ["pth", "safetensors", "wrapped", "parallel", "legacy", "half", "script", "compiled"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_ways_to_keep_a_state_dict(kind: str, reference: ModuleType, tmp_path: Path) -> None:
     """Each gives the same network; half precision within its rounding."""
     import torch
@@ -131,6 +148,13 @@ def test_ways_to_keep_a_state_dict(kind: str, reference: ModuleType, tmp_path: P
         case "parallel":  # as the ImageNet example of PyTorch saves it
             names = {n: n.replace("features.", "features.module.") for n in tensors}
             torch.save({names[n]: tensor for n, tensor in tensors.items()}, path)
+        case "script":  # as torchvision's own training saves it, under a name that is often seen
+            path = tmp_path / "model_best.pth.tar"
+            torch.save({"model": tensors, "epoch": 89, "args": argparse.Namespace(lr=0.01)}, path)
+        case "compiled":  # within Lightning
+            path = tmp_path / "last.ckpt"
+            names = {n: f"model._orig_mod.module.{n}" for n in tensors}
+            torch.save({"state_dict": {names[n]: t for n, t in tensors.items()}}, path)
         case "legacy":
             torch.save(tensors, path, _use_new_zipfile_serialization=False)
         case "half":

@@ -80,15 +80,15 @@ BAD_GRAPHS = {
     "has no weights: w is one number, repeated": lambda: small(without_weights),
     "the Conv 'n2' reads w, which the file does not hold": lambda: small(computed_weights),
     "the LRN 'n1' has size=4": lambda: small(lambda g: g.add("LRN", size=4)),
-    "has lrn_alpha 0.04, but 0.02 before": lambda: small(
+    "has lrn_alpha 0.04, a layer before it 0.02: all layers share one": lambda: small(
         lambda g: g.add("LRN", **LRN).conv(8, 8, 3).add("LRN", size=5, alpha=0.2)
     ),
-    "has pool_stride 3, but 2 before": lambda: small(
+    "has pool_stride 3, a layer before it 2": lambda: small(
         lambda g: (
             g.add("MaxPool", **POOL).conv(8, 8, 3).add("MaxPool", **POOL | {"strides": [3, 3]})
         )
     ),
-    "has activation tanh, but relu before": lambda: small(
+    "has activation tanh, a layer before it relu": lambda: small(
         lambda g: g.add("Relu").conv(8, 8, 3).add("Tanh")
     ),
     "the MaxPool 'n1' stores columns before rows": lambda: small(
@@ -169,6 +169,28 @@ def test_damaged_graphs(tmp_path: Path) -> None:
     onnx.external_data_helper.set_external_data(model.graph.initializer[0], "/etc/passwd")
     path.write_bytes(model.SerializeToString())
     refused(path, "keeps t0 in another file")
+    model = onnx.load(path, load_external_data=False)
+    kernel = model.graph.initializer.pop(0)  # of the first convolution; now a node gives it
+    node = onnx.helper.make_node("Constant", [], [kernel.name], value=kernel)
+    model.graph.node.insert(0, node)
+    path.write_bytes(model.SerializeToString())
+    refused(path, "keeps t0 in another file")
+    del model.graph.node[0]
+    weights = onnx.helper.make_tensor_value_info("t0", onnx.TensorProto.FLOAT, list(kernel.dims))
+    model.graph.input.append(weights)
+    path.write_bytes(model.SerializeToString())
+    refused(path, "does it lack the numbers of t0?")
+
+
+def test_half_precision_is_read_without_a_warning(tmp_path: Path) -> None:
+    """Its largest number is far below the largest that is allowed."""
+    narrow = {name: np.float16(array) for name, array in other.torchvision_arrays().items()}
+    path = other.saved(narrow, tmp_path / "w.safetensors")
+    assert convert(path, tmp_path / "w")["classes"] == len(narrow["classifier.6.bias"])
+    narrow["features.8.bias"][3] = np.inf
+    path = other.saved(narrow, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"features.8.bias holds 1 numbers that are not finite"):
+        convert(path, tmp_path / "x")
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,7 @@ def test_onnx_says_what_it_wants(network: TrainedNetwork, workdir: Path, tmp_pat
     texts = {entry.key: entry.value for entry in model.metadata_props}
     about = exporting.description(network, "int8")
     assert texts["preprocessing"] == about["preprocessing"]
+    assert f"central {SIZE}x{SIZE}" in texts["preprocessing"]
     assert json.loads(texts["classes"]) == trained_fixtures.CLASSES
     assert {json.loads(texts["resize"]), json.loads(texts["crop"])} == {SIZE, CROP}
     assert by_onnxruntime(model, PIXELS)["logits"].shape == (3, 12)
@@ -317,9 +318,41 @@ def test_int8_without_its_dataset(workdir: Path, tmp_path: Path) -> None:
     config.data.source = "folder:/nowhere"
     config.data.dir = str(tmp_path / "data")
     settings.save(config, moved / "config.json")
-    with pytest.raises(UserError, match="there is no /nowhere/train"):
+    with pytest.raises(UserError, match=r"there is no /nowhere/train.*give --cache=DIR.*files"):
         exporting.export(moved, tmp_path / "x.onnx", "onnx", precision="int8")
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_int8_with_images_from_elsewhere(
+    network: TrainedNetwork,
+    workdir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """From files and folders, from a cache that is named, and from a run without a cache, which
+    needs no statistics: each of them is asked for the pictures and no other."""
+    data = network.config.data
+    cache = ensure_cache(data.source, data.size, data.dir)
+    expected = exporting.central(cache.images["train"], CROP)
+
+    def found(source: str, directory: str | None, path: str | None, *given: Any) -> np.ndarray:
+        with monkeypatch.context() as patch:
+            for field, value in {"source": source, "dir": directory, "cache": path}.items():
+                patch.setitem(data, field, value)
+            return exporting.calibration_pixels(network, exporting.Calibration(*given))
+
+    nowhere = ("folder:/nowhere", str(tmp_path))
+    np.testing.assert_array_equal(found(*nowhere, None, (), cache.path), expected)
+    np.testing.assert_array_equal(found(data.source, data.dir, "none"), expected)
+    folder = str(workdir.parent / "images" / "train")
+    (tmp_path / "poem.jpg").write_text("no image")
+    files = (folder, str(tmp_path / "poem.jpg"))
+    images = found(*nowhere, None, files)
+    assert sorted(map(bytes, images)) == sorted(map(bytes, expected))
+    assert "skipped" in capsys.readouterr().err
+    with pytest.raises(UserError, match="none of the files to calibrate with can be used"):
+        found(*nowhere, None, files[1:])
 
 
 def test_nothing_is_overwritten(workdir: Path, tmp_path: Path) -> None:
@@ -329,6 +362,11 @@ def test_nothing_is_overwritten(workdir: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there.onnx is there already"):
         exporting.export(workdir, out, "onnx")
     assert out.read_text() == "mine"
+    described = tmp_path / "x.stablehlo.json"  # is written as well
+    described.write_text("mine")
+    with pytest.raises(UserError, match=r"x.stablehlo.json is there already"):
+        exporting.export(workdir, tmp_path / "x.stablehlo", "stablehlo")
+    assert described.read_text() == "mine"
     with pytest.raises(UserError, match="there is no directory"):
         exporting.export(workdir, tmp_path / "nowhere" / "x.onnx", "onnx")
 
@@ -348,17 +386,35 @@ def test_no_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "package"), [("onnx", "onnxruntime"), ("stablehlo", "flatbuffers")]
+    ("form", "precision", "package"),
+    [
+        ("onnx", "float32", "onnx"),
+        ("onnx", "int8", "onnxruntime"),
+        ("stablehlo", "float32", "flatbuffers"),
+    ],
 )
 def test_a_missing_package(
-    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, package: str
+    workdir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    form: str,
+    precision: str,
+    package: str,
 ) -> None:
     """The command that installs it is named."""
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
         UserError, match=rf"needs the package {package}: pip install -e '\.\[export"
     ):
-        exporting.export(workdir, tmp_path / "x", form)
+        exporting.export(workdir, tmp_path / "x", form, precision=precision)
+
+
+def test_only_int8_needs_onnxruntime(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    exporting.export(workdir, tmp_path / "x.onnx", "onnx", precision="float16")
+    assert (tmp_path / "x.onnx").exists()
 
 
 def test_the_best_checkpoint(tmp_path: Path) -> None:
@@ -383,6 +439,8 @@ def test_the_best_checkpoint(tmp_path: Path) -> None:
         (["--format=tflite"], "argument --format: invalid choice: 'tflite'"),
         (["--format=onnx", "--precision=int4"], "argument --precision: invalid choice: 'int4'"),
         ([], "--format is missing: one of stablehlo, onnx"),
+        (["--format=onnx", "a.jpg"], "images to calibrate with are for --precision=int8"),
+        (["--format=onnx", "--out=no/x.onnx"], "there is no folder no"),
     ],
 )
 def test_a_bad_command(tmp_path: Path, arguments: list[str], words: str) -> None:

@@ -112,6 +112,11 @@ def open_ilsvrc(tars: str, layout: Layout | None = None) -> Source:
     Raises:
         UserError: if a tar is missing, cut off, or does not hold exactly what it should.
     """
+    if not hasattr(os, "pread"):  # several threads read at their own places in one file
+        raise UserError(
+            f"ilsvrc:{tars} is not read on this system ({sys.platform}), which has no os.pread: "
+            "extract the tars and give folder:DIR"
+        )
     layout = layout or official_layout()
     train = os.path.join(os.path.expanduser(tars), TRAIN)
     validation = os.path.join(os.path.expanduser(tars), VALIDATION)

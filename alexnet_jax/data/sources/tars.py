@@ -68,5 +68,6 @@ class Tar:
         return UserError(
             f"{self._path}{self._inner and ': ' + self._inner} is not the one of ILSVRC-2012: "
             f"{what}. The official {file} has {OFFICIAL_BYTES[file]:,} bytes, this one "
-            f"{os.path.getsize(self._path):,}: download it again from {DOWNLOAD}"
+            f"{os.path.getsize(self._path):,}: download it again from {DOWNLOAD}, or extract what "
+            "you have and give it as folder:DIR"
         )

@@ -1,0 +1,75 @@
+"""stdout and stderr of a command: where they are closed, full or not read, the work goes on."""
+
+import errno
+import io
+import os
+import sys
+from typing import TextIO
+
+
+class Lasting(io.FileIO):
+    """A stream of the process whose writes do not fail.
+
+    Attributes:
+        lost: the error after which nothing was written any more.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self.lost: OSError | None = None
+
+    def write(self, data: object) -> int | None:  # type: ignore[override]
+        """Writes, or forgets, like all that comes after it."""
+        try:
+            return super().write(data)  # type: ignore[arg-type]
+        except OSError as error:
+            self.lost = error
+            _to_nowhere(self.fileno())
+            return memoryview(data).nbytes  # type: ignore[arg-type]
+
+
+def _to_nowhere(descriptor: int) -> None:
+    """Lets a file descriptor, of C code as well, end in the null device."""
+    null = os.open(os.devnull, os.O_RDWR)
+    if null == descriptor:
+        os.set_inheritable(null, True)
+    else:
+        os.dup2(null, descriptor)
+        os.close(null)
+
+
+def last() -> None:
+    """Makes stdout and stderr last; what no encoding has is written as an escape sequence.
+
+    A stream that is closed is opened, towards nowhere: the next file that is opened would take its
+    place otherwise, and have in it what C code says on stderr.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            _to_nowhere(descriptor)
+    sys.stdout, sys.stderr = _lasting(1, sys.stdout), _lasting(2, sys.stderr)
+
+
+def _lasting(descriptor: int, stream: TextIO | None) -> TextIO:
+    if stream is not None and (os.name == "nt" and stream.isatty()):
+        return stream  # a console of Windows has letters, not bytes
+    return io.TextIOWrapper(
+        io.BufferedWriter(Lasting(descriptor)),
+        encoding=getattr(stream, "encoding", "utf-8"),
+        errors="backslashreplace",
+        line_buffering=descriptor == 2 or os.isatty(descriptor),
+        write_through=getattr(stream, "write_through", False),
+    )
+
+
+def lost(stream: TextIO) -> OSError | None:
+    """The error that ended what is written to a stream, if one did."""
+    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    return raw.lost if isinstance(raw, Lasting) else None
+
+
+def unread(error: OSError) -> bool:
+    """Whether the reader has gone, as `| head` does; else there is no room, or the like."""
+    return error.errno in (errno.EPIPE, errno.EINVAL)  # the second one on Windows
