@@ -106,7 +106,7 @@ def answer(flags: argparse.Namespace) -> int:
                 break
     sys.stdout.flush()
     clock.append(time.perf_counter())
-    if answered:
+    if answered and not cli.unread():
         answers.print_times(network, answered, flags.ten_views, clock)
     if panels:
         from alexnet_jax.pictures import figure4
