@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import Network
+from alexnet_jax.settings import places
 from alexnet_jax.settings.fields import flatten
 
 # What a run may change when it resumes: how long, how often, on what. All else makes another
@@ -25,11 +26,24 @@ CHOICES = {
     "data.lighting_on": ("host", "device"),
     "data.mean": ("centre", "aligned"),
 }
-POSITIVE = (
-    "batch_size", "epochs", "eval_batch_size", "log_every", "eval_every", "checkpoint_every",
-    "keep_checkpoints", "data.size", "data.lighting_divisor", "optim.patience",
-    "optim.learning_rate",
+AT_LEAST_ONE = (
+    "batch_size", "eval_batch_size", "log_every", "keep_checkpoints", "data.size", "optim.patience",
+    "model.input_size", "model.pool_window", "model.pool_stride", "model.lrn_size",
 )  # fmt: skip
+POSITIVE = (
+    "epochs", "eval_every", "checkpoint_every", "data.lighting_divisor", "optim.learning_rate",
+    "model.lrn_k",
+)  # fmt: skip
+# Of the run; 1 is its end.
+SHARES = (
+    "optim.drops", "optim.bias_drops", "optim.conv1_slow_after", "optim.conv1_frozen_after",
+    "data.lighting_until",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "optim.weight_decay", "optim.bias_multiplier", "data.holdout", "mesh.data", "mesh.tower",
+    "model.lrn_alpha", "model.lrn_beta", "std", "width",
+)  # fmt: skip
+LARGEST = 2**31 - 1  # what a whole number on a device, or a size, may be
 
 
 def network(config: ConfigDict) -> Network:
@@ -59,9 +73,6 @@ def check(config: ConfigDict) -> None:
     for field, allowed in CHOICES.items():
         if flat[field] not in allowed:
             raise ConfigError(f"--config.{field}={flat[field]}: one of {', '.join(allowed)}")
-    for field in POSITIVE:
-        if not flat[field] > 0:
-            raise ConfigError(f"--config.{field}={flat[field]}: must be greater than 0")
     if not 0 <= config.seed < 2**32:
         raise ConfigError(f"--config.seed={config.seed}: from 0 to {2**32 - 1}")
     if config.data.size < config.model.input_size:
@@ -78,13 +89,36 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_numbers(field: str, value: Any) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"--config.{field}={value}: must be a finite number")
-    if isinstance(value, tuple):
-        if not all(isinstance(v, (int, float)) and 0 <= v < math.inf for v in value):
-            raise ConfigError(f"--config.{field}={value}: a tuple of numbers from 0 on")
-        if field.endswith("padding") and [type(v) for v in value] != [int, int]:
-            raise ConfigError(f"--config.{field}={value}: two whole numbers, before and after")
+    """Refuses a value that is wrong whatever the other fields are."""
+    last = field.rpartition(".")[2]
+    values = value if isinstance(value, tuple) else (value,)
+    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    wrong = ""
+    if isinstance(value, tuple) and len(numbers) < len(value):
+        wrong = "a tuple of numbers"
+    elif not all(math.isfinite(v) for v in numbers):
+        wrong = "must be a finite number"
+    elif any(isinstance(v, int) and abs(v) > LARGEST for v in numbers) and field != "seed":
+        wrong = f"at most {LARGEST}"
+    elif field in AT_LEAST_ONE and not value >= 1:
+        wrong = "must be at least 1"
+    elif field in POSITIVE and not value > 0:
+        wrong = "must be greater than 0"
+    elif field in SHARES and not all(0 <= v <= 1 for v in numbers):
+        wrong = "shares of the run, each from 0 to 1"
+    elif (field in NOT_NEGATIVE or last in NOT_NEGATIVE or last.endswith("_std")) and value < 0:
+        wrong = "must not be negative"
+    elif field == "optim.momentum" and not 0 <= value < 1:
+        wrong = "from 0 to less than 1"
+    elif field == "model.lrn_size" and value % 2 == 0:
+        wrong = "an odd number of channels, with one in the middle"
+    elif last in ("padding", "pool_padding"):
+        if [type(v) for v in values] != [int, int] or min(values) < 0:
+            wrong = "two whole numbers from 0 on, before and after"
+    elif isinstance(value, tuple) and min(value, default=0) < 0:
+        wrong = "numbers from 0 on"
+    if wrong:
+        raise ConfigError(f"--config.{field}={value}: {wrong}")
 
 
 def check_same_run(saved: ConfigDict, asked: ConfigDict, workdir: Path) -> None:
@@ -96,7 +130,9 @@ def check_same_run(saved: ConfigDict, asked: ConfigDict, workdir: Path) -> None:
     free: tuple[str, ...] = FREE
     if asked.optim.schedule == "plateau":  # the validation is then part of the update rule
         free = tuple(field for field in FREE if field not in ("eval_every", "data.validation"))
-    before, now = flatten(saved), flatten(asked)
+    if places.same_kind(saved.data.source, asked.data.source):
+        free = (*free, "data.source")  # the fingerprint in a checkpoint tells other images
+    before, now = flatten(places.absolute(saved)), flatten(places.absolute(asked))
     differing = [
         f"{field} ({before.get(field)!r} there, {now.get(field)!r} asked)"
         for field in sorted(before.keys() | now.keys())

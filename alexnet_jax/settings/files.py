@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.files import whole
 from alexnet_jax.settings.fields import flatten, nearest
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -68,9 +69,10 @@ def _complete(config: Any, where: object) -> ConfigDict:
 
 def save(config: ConfigDict, path: Path) -> None:
     """Writes a configuration as JSON, all at once or not at all."""
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    partial.replace(path)
+    text = json.dumps(config.to_dict(), indent=2) + "\n"
+    if not path.is_file() or path.read_bytes() != text.encode():
+        with whole(path, replace=True) as file:
+            file.write(text.encode())
 
 
 def read(path: Path) -> ConfigDict:
