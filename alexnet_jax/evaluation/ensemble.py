@@ -210,8 +210,8 @@ def evaluate_ensemble(
     Raises:
         UserError: a run is not there, or does not fit the dataset.
     """
-    workdirs = [Path(workdir).expanduser() for workdir in workdirs]
-    configs = _compatible(config, workdirs)
+    places = [Path(workdir).expanduser() for workdir in workdirs]
+    configs = _compatible(config, places)
     cache, mesh, _ = build(config)
     if mesh.shape["tower"] > min(c.model.towers for c in configs):
         mesh = make_mesh(config.mesh.data, 1)  # a network of one tower does not spread over two
@@ -220,7 +220,7 @@ def evaluate_ensemble(
     if len(images) < 2:
         raise UserError(f"--config.data.test={split}: one image does not divide into two halves")
     runs = []
-    for workdir in workdirs:
+    for workdir in places:
         runs.append(trained_network.load(workdir, best=best, mesh=mesh))
         check_classes(workdir, runs[-1].class_names, cache)
     print(
@@ -237,7 +237,7 @@ def evaluate_ensemble(
         found = ensemble(images, labels)
     print(f"\n{score_table(found.scores)}\n")
     print(notes(found, len(images), len(cache.class_names)))
-    path = workdirs[0] / "ensemble.json"
+    path = places[0] / "ensemble.json"
     with whole(path, replace=True) as file:
         file.write((json.dumps(as_json(found, runs, cache, split), indent=2) + "\n").encode())
     print(f"written to {path}")

@@ -38,8 +38,12 @@ def with_momentum(opt_state: Tree, momentum: Tree, step: jax.Array) -> Tree:
 
 def _parameter(path: tuple[Any, ...], params: Tree) -> tuple[str, str] | None:
     """The layer and the kind that the path of an array ends in, if they are a parameter's."""
-    layer, kind = ([None, None, *(getattr(entry, "key", None) for entry in path)])[-2:]
-    return (layer, kind) if kind in params.get(layer, ()) else None
+    keys = [getattr(entry, "key", None) for entry in path[-2:]]
+    for layer, kinds in params.items():
+        for kind in kinds:
+            if keys == [layer, kind]:
+                return layer, kind
+    return None
 
 
 def as_saved(wanted: Mapping[str, Tree], saved: Mapping[str, Tree]) -> dict[str, Tree]:

@@ -26,24 +26,24 @@ CHOICES = {
     "data.lighting_on": ("host", "device"),
     "data.mean": ("centre", "aligned"),
 }
-AT_LEAST_ONE = (
-    "batch_size", "eval_batch_size", "log_every", "keep_checkpoints", "data.size", "optim.patience",
-    "model.input_size", "model.pool_window", "model.pool_stride", "model.lrn_size",
-)  # fmt: skip
 POSITIVE = (
-    "epochs", "eval_every", "checkpoint_every", "data.lighting_divisor", "optim.learning_rate",
-    "model.lrn_k",
+    "batch_size", "epochs", "eval_batch_size", "log_every", "eval_every", "checkpoint_every",
+    "keep_checkpoints", "data.size", "data.lighting_divisor", "optim.patience",
+    "optim.learning_rate",
 )  # fmt: skip
+NOT_NEGATIVE = ("optim.weight_decay", "optim.bias_multiplier", "data.holdout", "mesh.data")
 # Of the run; 1 is its end.
 SHARES = (
     "optim.drops", "optim.bias_drops", "optim.conv1_slow_after", "optim.conv1_frozen_after",
     "data.lighting_until",
 )  # fmt: skip
-NOT_NEGATIVE = (
-    "optim.weight_decay", "optim.bias_multiplier", "data.holdout", "mesh.data", "mesh.tower",
-    "model.lrn_alpha", "model.lrn_beta", "std", "width",
-)  # fmt: skip
-LARGEST = 2**31 - 1  # what a whole number on a device, or a size, may be
+# Of what any run could mean; steps and sizes are 32-bit numbers.
+AT_MOST = {
+    "epochs": 1e6, "eval_every": 1e6, "checkpoint_every": 1e6, "data.size": 2**16 - 1,
+    "mesh.data": 2**12,
+}  # fmt: skip
+LARGEST = {int: 2**31 - 1, float: 3.4e38}
+SMALLEST = 1e-30  # what float32 still tells from 0
 
 
 def network(config: ConfigDict) -> Network:
@@ -72,7 +72,9 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(f"--config.{field}=: name a split of {config.data.source}")
     for field, allowed in CHOICES.items():
         if flat[field] not in allowed:
-            raise ConfigError(f"--config.{field}={flat[field]}: one of {', '.join(allowed)}")
+            raise ConfigError(
+                f"--config.{field}={flat[field]}: one of {', '.join(allowed)}"
+            )
     if not 0 <= config.seed < 2**32:
         raise ConfigError(f"--config.seed={config.seed}: from 0 to {2**32 - 1}")
     if config.data.size < config.model.input_size:
@@ -90,7 +92,8 @@ def check(config: ConfigDict) -> None:
 
 def _check_numbers(field: str, value: Any) -> None:
     """Refuses a value that is wrong whatever the other fields are."""
-    last = field.rpartition(".")[2]
+    if field == "seed":  # an unsigned one
+        return
     values = value if isinstance(value, tuple) else (value,)
     numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
     wrong = ""
@@ -98,25 +101,24 @@ def _check_numbers(field: str, value: Any) -> None:
         wrong = "a tuple of numbers"
     elif not all(math.isfinite(v) for v in numbers):
         wrong = "must be a finite number"
-    elif any(isinstance(v, int) and abs(v) > LARGEST for v in numbers) and field != "seed":
-        wrong = f"at most {LARGEST}"
-    elif field in AT_LEAST_ONE and not value >= 1:
-        wrong = "must be at least 1"
-    elif field in POSITIVE and not value > 0:
+    elif any(abs(v) > (largest := AT_MOST.get(field, LARGEST[type(v)])) for v in numbers):
+        wrong = f"at most {largest:g}"
+    elif field in POSITIVE and not value > SMALLEST:
         wrong = "must be greater than 0"
+    elif field in NOT_NEGATIVE and value < 0:
+        wrong = "must not be negative"
     elif field in SHARES and not all(0 <= v <= 1 for v in numbers):
         wrong = "shares of the run, each from 0 to 1"
-    elif (field in NOT_NEGATIVE or last in NOT_NEGATIVE or last.endswith("_std")) and value < 0:
-        wrong = "must not be negative"
+    elif field == "mesh.tower" and value not in (0, 1, 2):
+        wrong = "the network has two towers, so the tower axis is 1 or 2"
     elif field == "optim.momentum" and not 0 <= value < 1:
         wrong = "from 0 to less than 1"
-    elif field == "model.lrn_size" and value % 2 == 0:
-        wrong = "an odd number of channels, with one in the middle"
-    elif last in ("padding", "pool_padding"):
-        if [type(v) for v in values] != [int, int] or min(values) < 0:
-            wrong = "two whole numbers from 0 on, before and after"
-    elif isinstance(value, tuple) and min(value, default=0) < 0:
-        wrong = "numbers from 0 on"
+    elif field == "data.holdout" and value >= 1 and value % 1:
+        wrong = "below 1 a share, from 1 on a whole number of images"
+    elif field.endswith("padding") and (
+        [type(v) for v in values] != [int, int] or min(values, default=0) < 0
+    ):
+        wrong = "two whole numbers from 0 on, before and after"
     if wrong:
         raise ConfigError(f"--config.{field}={value}: {wrong}")
 
