@@ -68,6 +68,7 @@ class Checkpoints:
         self.directory, self.keep = directory, keep
         self._errors: dict[int, float] = {}  # of the validation at a step
         self._under_way: int | None = None  # the step that is being saved
+        self._noise = contextlib.ExitStack()
         self._writer: ocp.training.Checkpointer | None = None
         try:
             if not read_only:
@@ -76,19 +77,20 @@ class Checkpoints:
             raise UserError(f"cannot write checkpoints to {directory}: {error.strerror}") from error
 
     def __enter__(self) -> "Checkpoints":
+        self._noise.enter_context(noise.quiet_log())
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._writer is None:
-            return
-        try:
-            self.wait()
-            self._carefully(self._writer.close)
-        except SaveFailed as failed:
-            if error[0] is None:
-                raise
-            if not isinstance(error[1], SaveFailed):  # it fails here once more
-                print(failed, flush=True)
+        with self._noise:
+            try:
+                self.wait()
+                if self._writer is not None:
+                    self._carefully(self._writer.close)
+            except SaveFailed as failed:
+                if error[0] is None:
+                    raise
+                if not isinstance(error[1], SaveFailed):  # it fails here once more
+                    print(failed, flush=True)
 
     def steps(self) -> list[int]:
         """The steps there are checkpoints of, in order; an unfinished one has another name."""
@@ -141,7 +143,8 @@ class Checkpoints:
         if self._writer is not None:
             self._carefully(self._writer.wait)
         if self._under_way is not None:
-            (self.directory.parent / SAVED).write_text(f"{self._under_way}\n")
+            with contextlib.suppress(OSError):  # a full disk is noticed by what matters
+                (self.directory.parent / SAVED).write_text(f"{self._under_way}\n")
             self._under_way = None
 
     def _open_writer(self) -> ocp.training.Checkpointer:
@@ -162,8 +165,7 @@ class Checkpoints:
 
     def _carefully(self, do: Callable[[], Any]) -> None:
         try:
-            with noise.quiet():  # orbax logs all that it raises
-                do()
+            do()
         except Exception as error:  # tensorstore has an error type for each file system
             kept = ", ".join(map(str, self.steps())) or "none"
             raise SaveFailed(
@@ -286,9 +288,10 @@ class _LatestAndBest:
 
 
 def _load_record(path: Path) -> Record:
-    for file in path.iterdir():  # orbax takes what it cannot read for what is not there
-        if file.is_file():
-            file.read_bytes()
+    for file in path.rglob("*"):  # orbax takes what it cannot read for what is not there
+        if not file.is_dir():
+            with file.open("rb") as opened:
+                opened.read(1)
     return dict(ocp.checkpointables_metadata(path).custom_metadata or {})
 
 

@@ -32,6 +32,18 @@ def quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
+@contextlib.contextmanager
+def quiet_log() -> Iterator[None]:
+    """Keeps from the user what orbax logs, which is all that it raises, from threads as well."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 @functools.cache
 def ignore_stragglers() -> None:
     """Keeps late tracebacks of reads that orbax gave up from the user, and no others.
@@ -53,5 +65,4 @@ def ignore_stragglers() -> None:
 
     sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # tasks that nobody asked again
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs all that it raises
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)

@@ -72,9 +72,7 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(f"--config.{field}=: name a split of {config.data.source}")
     for field, allowed in CHOICES.items():
         if flat[field] not in allowed:
-            raise ConfigError(
-                f"--config.{field}={flat[field]}: one of {', '.join(allowed)}"
-            )
+            raise ConfigError(f"--config.{field}={flat[field]}: one of {', '.join(allowed)}")
     if not 0 <= config.seed < 2**32:
         raise ConfigError(f"--config.seed={config.seed}: from 0 to {2**32 - 1}")
     if config.data.size < config.model.input_size:
