@@ -331,7 +331,7 @@ def test_an_unreadable_checkpoint_is_not_moved_by_the_next_save(
 
     with monkeypatch.context() as patch, Checkpoints(saved) as checkpoints:
         patch.setattr(checkpoint, "_load_record", fail)
-        with pytest.raises(UserError, match="cannot be read: .*Input/output error"):
+        with pytest.raises(UserError, match=r"cannot be read: .*Input/output error"):
             checkpoints.save(4, on(trees(4), (1, 1)), {}, None)
     assert not (saved.parent / "damaged_checkpoints").exists()
     assert restore(saved)[1]["step"] == 3
@@ -473,7 +473,7 @@ def test_the_host_programs_hooks_and_loggers_are_left_alone(saved: Path) -> None
 
     before = seen()
     shorten(max((saved / "3" / "model").rglob("*"), key=lambda f: f.stat().st_size))
-    restored, record, said, _ = restore(saved)
+    _, record, said, _ = restore(saved)
     assert record["step"] == 2 and said
     with Checkpoints(saved) as checkpoints:
         checkpoints.save(4, on(trees(4), (1, 1)), {}, None)
