@@ -12,9 +12,12 @@ from alexnet_jax.errors import UserError
 
 try:
     import fcntl
-except ImportError:  # Windows
+except ImportError:
     fcntl = None  # type: ignore[assignment]
-    import msvcrt
+try:
+    import msvcrt  # Windows
+except ImportError:
+    msvcrt = None  # type: ignore[assignment]
 
 # What this process writes where a file system has no locks. The time tells it from an earlier
 # process of the same number.
@@ -98,12 +101,14 @@ def _try_lock(file: BinaryIO, path: Path, stack: contextlib.ExitStack) -> bool:
     try:
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
+        elif msvcrt:
             file.seek(0)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            raise OSError("there are no locks")
     except (BlockingIOError, PermissionError):  # Windows says the latter
         return False
-    except OSError:  # a file system without locks
+    except OSError:  # a file system, or a system, without locks
         owner = path.with_name(f"{path.name}.owner")
         if not _try_own(owner):
             return False
@@ -137,9 +142,11 @@ def _try_own(owner: Path) -> bool:
 
 
 def _runs(number: int) -> bool:
-    """Whether another process of this machine has that number."""
+    """Whether another process of this machine has that number, or may have it."""
     if number in (0, os.getpid()):
         return False
+    if os.name == "nt":  # where asking would end it
+        return True
     try:
         os.kill(number, 0)
     except ProcessLookupError:

@@ -40,7 +40,8 @@ SHARES = (
 # Of what any run could mean; steps and sizes are 32-bit numbers.
 AT_MOST = {
     "epochs": 1e6, "eval_every": 1e6, "checkpoint_every": 1e6, "data.size": 2**16 - 1,
-    "mesh.data": 2**12,
+    "mesh.data": 2**12, "model.classes": 2**20, "model.fc6.width": 2**20, "model.fc7.width": 2**20,
+    **{f"model.conv{number}.width": 2**13 for number in range(1, 7)},
 }  # fmt: skip
 LARGEST = {int: 2**31 - 1, float: 3.4e38}
 SMALLEST = 1e-30  # what float32 still tells from 0

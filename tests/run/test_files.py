@@ -139,9 +139,10 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_without_fcntl_windows_own_locks_are_used(tmp_path: Path) -> None:
-    """In a process of its own, whose msvcrt is a stand-in that knows one lock."""
-    (tmp_path / "msvcrt.py").write_text(
+@pytest.mark.parametrize("module", ["msvcrt.py", "nothing.py"])
+def test_without_fcntl_windows_own_locks_are_used(tmp_path: Path, module: str) -> None:
+    """In a process of its own, whose msvcrt is a stand-in that knows one lock, or is missing."""
+    (tmp_path / module).write_text(
         "LK_NBLCK, held = 2, set()\n"
         "def locking(number, how, count):\n"
         "    import os\n"

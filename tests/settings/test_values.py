@@ -66,6 +66,8 @@ REFUSED = {
     "model.dropout": (-0.1, 1.0),
     "model.fc8_std": (-0.01, math.nan),
     "model.conv1.std": (-0.01,),
+    "model.conv2.width": (-4, 10**6),
+    "model.classes": (1, 10**9),
     "model.conv1.padding": ((-1, 2), (1.5, 2), (1,)),
     "model.conv1.stride": (0,),
     "model.conv5.pool_padding": ((3, 3), (0, 3), (-1, 0)),
