@@ -44,7 +44,7 @@ AT_MOST = {
     **{f"model.conv{number}.width": 2**13 for number in range(1, 7)},
 }  # fmt: skip
 LARGEST = {int: 2**31 - 1, float: 3.4e38}
-SMALLEST = 1e-30  # what float32 still tells from 0
+SMALLEST = 1.2e-38  # of float32, before it becomes 0
 
 
 def network(config: ConfigDict) -> Network:

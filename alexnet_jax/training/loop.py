@@ -83,7 +83,6 @@ def train(config: ConfigDict, workdir: str | Path) -> list[Score]:
         Stopped: SIGTERM or SIGINT came; the run was saved first if it was under way.
     """
     workdir = Path(workdir).expanduser()
-    config = settings.absolute(config)
     saved = workdir / "config.json"
     first_weights.check_workdir(workdir)
     check_same_run(saved, config)
@@ -180,8 +179,10 @@ def check_never_saved(saved: Path, config: ConfigDict) -> None:
 def save_configuration(config: ConfigDict, saved: Path, *, finished: bool) -> None:
     """Writes `config.json`; of a finished run only where its data are now.
 
-    What is saved is what was trained, whatever is asked of a run that trains no more.
+    What is saved is what was trained, whatever is asked of a run that trains no more; its paths
+    mean the same from any directory.
     """
+    config = settings.absolute(config)
     if finished and saved.exists():
         trained = settings.read(saved)
         for place in ("source", "dir", "cache"):
