@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from alexnet_jax import streams
 from alexnet_jax.errors import UserError
+from alexnet_jax.run import noise
 from alexnet_jax.signals import COMMAND, Stopped
 
 PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # what a drawing may be
@@ -142,6 +143,7 @@ def at_least(least: float, kind: Callable[[str], Any] = int) -> Callable[[str], 
 
 def quieten_libraries() -> None:
     """Keeps what libraries log for their own developers from the user."""
+    noise.ignore_stragglers()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from absl import flags, logging
 

@@ -34,7 +34,8 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.optim.drops = (0.27, 0.56, 0.87)
     # The same for the biases' rate; () never lowers it.
     config.optim.bias_drops = (0.27, 0.56, 0.87)
-    # Shares of the run after which conv1's weights go to a rate of 1e-5, and freeze; 1 is never.
+    # Shares of the run after which conv1's weights go to 1/1000 of learning_rate (1e-5 in 2012's
+    # notes), and freeze; 1 is never.
     config.optim.conv1_slow_after = 1.0
     config.optim.conv1_frozen_after = 1.0
     # 'plateau': validations without a better top-1 error before the rate is divided by 10, three

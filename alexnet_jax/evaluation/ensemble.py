@@ -33,9 +33,11 @@ from alexnet_jax.evaluation.evaluator import Batch, batches, check_classes, prog
 from alexnet_jax.evaluation.scores import Score, Tally, interval, score_table
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
 from alexnet_jax.evaluation.viewer import Viewer
+from alexnet_jax.files import whole
 from alexnet_jax.model import make_mesh
 from alexnet_jax.model.mesh import describe_mesh
 from alexnet_jax.run.checkpoint import Checkpoints
+from alexnet_jax.run.devices import enough_memory
 from alexnet_jax.run.parts import build
 
 Tree = Any
@@ -195,7 +197,9 @@ def mixture_weights(given: np.ndarray, tolerance: float = 1e-6) -> np.ndarray:
     return np.asarray(weights / weights.sum())
 
 
-def evaluate_ensemble(config: ConfigDict, workdirs: Sequence[Path], *, best: bool = False) -> Found:
+def evaluate_ensemble(
+    config: ConfigDict, workdirs: Sequence[str | Path], *, best: bool = False
+) -> Found:
     """Tests several runs, alone and together, and prints and writes a table of it.
 
     Args:
@@ -206,7 +210,8 @@ def evaluate_ensemble(config: ConfigDict, workdirs: Sequence[Path], *, best: boo
     Raises:
         UserError: a run is not there, or does not fit the dataset.
     """
-    configs = _compatible(config, workdirs)
+    places = [Path(workdir).expanduser() for workdir in workdirs]
+    configs = _compatible(config, places)
     cache, mesh, _ = build(config)
     if mesh.shape["tower"] > min(c.model.towers for c in configs):
         mesh = make_mesh(config.mesh.data, 1)  # a network of one tower does not spread over two
@@ -215,7 +220,7 @@ def evaluate_ensemble(config: ConfigDict, workdirs: Sequence[Path], *, best: boo
     if len(images) < 2:
         raise UserError(f"--config.data.test={split}: one image does not divide into two halves")
     runs = []
-    for workdir in workdirs:
+    for workdir in places:
         runs.append(trained_network.load(workdir, best=best, mesh=mesh))
         check_classes(workdir, runs[-1].class_names, cache)
     print(
@@ -227,12 +232,14 @@ def evaluate_ensemble(config: ConfigDict, workdirs: Sequence[Path], *, best: boo
         print(f"network {number}: step {run.step:,} of {run.name}", flush=True)
     _share_viewers(runs)
     members = [Member(f"network {i}", r.viewer, r.variables) for i, r in enumerate(runs, 1)]
-    ensemble = Ensemble(members, config.eval_batch_size, averaged(runs))
-    found = ensemble(images, labels)
+    with enough_memory(config, "eval_batch_size"):
+        ensemble = Ensemble(members, config.eval_batch_size, averaged(runs))
+        found = ensemble(images, labels)
     print(f"\n{score_table(found.scores)}\n")
     print(notes(found, len(images), len(cache.class_names)))
-    path = workdirs[0] / "ensemble.json"
-    path.write_text(json.dumps(as_json(found, runs, cache, split), indent=2) + "\n")
+    path = places[0] / "ensemble.json"
+    with whole(path, replace=True) as file:
+        file.write((json.dumps(as_json(found, runs, cache, split), indent=2) + "\n").encode())
     print(f"written to {path}")
     return found
 

@@ -21,6 +21,7 @@ from alexnet_jax.evaluation.scores import Score, Tally, interval
 from alexnet_jax.evaluation.viewer import Viewer
 from alexnet_jax.model import AlexNet
 from alexnet_jax.model.mesh import describe_mesh
+from alexnet_jax.run.devices import enough_memory
 from alexnet_jax.run.inputs import read_input
 from alexnet_jax.run.parts import build
 from alexnet_jax.run.restore import restore_weights
@@ -125,7 +126,7 @@ def check_classes(where: object, class_names: Sequence[str], cache: Cache) -> No
     )
 
 
-def evaluate_run(config: ConfigDict, workdir: Path, *, best: bool = False) -> list[Score]:
+def evaluate_run(config: ConfigDict, workdir: str | Path, *, best: bool = False) -> list[Score]:
     """Restores the last checkpoint of a run, or its best, and tests it.
 
     Args:
@@ -136,6 +137,7 @@ def evaluate_run(config: ConfigDict, workdir: Path, *, best: bool = False) -> li
     Raises:
         UserError: there is no such checkpoint, or the dataset has other classes.
     """
+    workdir = Path(workdir).expanduser()
     cache, mesh, model = build(config)
     mean_image, class_names = read_input(workdir, config)
     check_classes(workdir, class_names, cache)
@@ -151,9 +153,10 @@ def evaluate_run(config: ConfigDict, workdir: Path, *, best: bool = False) -> li
     evaluator = Evaluator(
         model, mean_image, config.eval_batch_size, aligned=config.data.mean == "aligned"
     )
-    scores = evaluator(
-        variables, cache.images[split], cache.labels[split], ten_views=True, bar=True
-    )
+    with enough_memory(config, "eval_batch_size"):
+        scores = evaluator(
+            variables, cache.images[split], cache.labels[split], ten_views=True, bar=True
+        )
     for score in scores:
         between = [
             f"top-{k} {low:.2%} to {high:.2%}"

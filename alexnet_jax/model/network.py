@@ -82,6 +82,15 @@ class Network:
             raise ValueError(f"model.towers={self.towers}: the network has two towers, or is one")
         if self.classes < 2:
             raise ValueError(f"model.classes={self.classes}: a classifier needs two classes")
+        if self.lrn_size < 1 or self.lrn_size % 2 == 0:
+            raise ValueError(
+                f"model.lrn_size={self.lrn_size}: an odd number of channels, with one in the middle"
+            )
+        if not self.lrn_k > 0:
+            raise ValueError(f"model.lrn_k={self.lrn_k}: must be greater than 0")
+        for field in ("lrn_alpha", "lrn_beta", "fc8_std"):
+            if not getattr(self, field) >= 0:
+                raise ValueError(f"model.{field}={getattr(self, field)}: must not be negative")
         every: dict[str, Conv | Dense] = {**self.convolutions(), **self.hidden()}
         for name, layer in every.items():
             allowed = AFTER_CONV if isinstance(layer, Conv) else AFTER_DENSE
@@ -91,6 +100,10 @@ class Network:
                     f"model.{name}.after={layer.after!r}: {unknown[0]} is none of "
                     f"{', '.join(allowed)}"
                 )
+            if len(set(layer.after.split())) < len(layer.after.split()):
+                raise ValueError(f"model.{name}.after={layer.after!r}: each word once")
+            if not layer.std >= 0:
+                raise ValueError(f"model.{name}.std={layer.std}: must not be negative")
             if layer.width < 0 or layer.width % self.towers:
                 raise ValueError(
                     f"model.{name}.width={layer.width} does not divide into {self.towers} towers"
@@ -121,10 +134,15 @@ class Network:
             windows = [("kernel", layer.kernel, layer.stride, layer.padding)]
             if "pool" in layer.after.split():
                 windows.append(("pool", self.pool_window, self.pool_stride, layer.pool_padding))
+                if max(layer.pool_padding) >= self.pool_window:
+                    raise ValueError(
+                        f"model.{name}.pool_padding={layer.pool_padding}: less than "
+                        f"model.pool_window={self.pool_window}, or a window holds no pixel"
+                    )
             sides = []
             for what, window, stride, padding in windows:
                 padded = side + sum(padding)
-                if window < 1 or stride < 1 or window > padded:
+                if window < 1 or stride < 1 or min(padding) < 0 or window > padded:
                     raise ValueError(
                         f"model.{name}: a {what} of {window} every {stride} pixels does not fit "
                         f"onto maps of {side} (padded {padded}); model.input_size={self.input_size}"

@@ -2,20 +2,19 @@
 
 A checkpoint is one orbax directory with two trees of global arrays, `model` (all that evaluation
 needs) and `training` (momentum, step, plateau, running sums), and a record: the position of the
-input and a fingerprint of each tree. Orbax reads altered bytes without a word; the fingerprints
-notice, and the run goes back to the checkpoint before.
+input, the versions of the libraries, and the form and a fingerprint of each tree. Orbax reads
+altered bytes without a word; the fingerprints notice, and the run goes back to the checkpoint
+before. A file that could not be read now, or trees of another form, are no damage: they stop the
+run, and nothing is moved.
 """
 
 import contextlib
-import functools
 import gc
 import json
-import logging
 import math
-import sys
-import warnings
+import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,28 @@ from orbax.checkpoint import v1 as ocp
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.model.mesh import shardings
+from alexnet_jax.run import momentum, noise, versions
 
 Tree = Any
 Record = dict[str, Any]
+
+# What tensorstore says where the disk, the network or the memory failed, not the bytes; a file that
+# is not there (2) is damage.
+CANNOT_READ = re.compile(
+    r"os_error_code='(?!2')|^(PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAVAILABLE|ABORTED|CANCELLED|"
+    r"DEADLINE_EXCEEDED)\b"
+)
+
+
+SAVED = ".saved"  # beside the checkpoints' directory, with the last step that was saved
+
+
+class SaveFailed(UserError):
+    """A checkpoint could not be written."""
+
+
+class Damaged(Exception):
+    """A checkpoint does not hold what was saved."""
 
 
 class Checkpoints:
@@ -49,8 +67,9 @@ class Checkpoints:
         """
         self.directory, self.keep = directory, keep
         self._errors: dict[int, float] = {}  # of the validation at a step
+        self._under_way: int | None = None  # the step that is being saved
+        self._noise = contextlib.ExitStack()
         self._writer: ocp.training.Checkpointer | None = None
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs all that it raises
         try:
             if not read_only:
                 directory.mkdir(parents=True, exist_ok=True)
@@ -58,28 +77,29 @@ class Checkpoints:
             raise UserError(f"cannot write checkpoints to {directory}: {error.strerror}") from error
 
     def __enter__(self) -> "Checkpoints":
+        self._noise.enter_context(noise.quiet_log())
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._writer is None:
-            return
-        if error[0] is None:
-            self.wait()
-        try:
-            self._writer.close()
-        except Exception:
-            # A failed save raises here once more; the first error is the one to show.
-            if error[0] is None:
-                raise
+        with self._noise:
+            try:
+                self.wait()
+                if self._writer is not None:
+                    self._carefully(self._writer.close)
+            except SaveFailed as failed:
+                if error[0] is None:
+                    raise
+                if not isinstance(error[1], SaveFailed):  # it fails here once more
+                    print(failed, flush=True)
 
     def steps(self) -> list[int]:
         """The steps there are checkpoints of, in order; an unfinished one has another name."""
-        return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdigit())
+        return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdecimal())
 
     def best(self) -> int | None:
         """The step with the lowest validation error, if any was measured."""
         for step in set(self.steps()) - self._errors.keys():
-            with contextlib.suppress(Exception):  # damaged, or being deleted
+            with contextlib.suppress(Damaged):  # or being deleted
                 self._errors[step] = self._record(step).get("top1_error", math.inf)
         measured = [step for step in self.steps() if self._errors.get(step, math.inf) < math.inf]
         return min(measured, key=self._errors.__getitem__, default=None)
@@ -94,26 +114,38 @@ class Checkpoints:
             error: the validation's top-1 error at this step, if there was a validation.
 
         Raises:
-            UserError: the save before this one failed, or this one could not start.
+            SaveFailed: the save before this one, or the start of this one.
         """
         prints = {name: int(fingerprint(tree)) for name, tree in trees.items()}
-        record = {**record, "step": step, "fingerprints": prints}
+        record = {
+            **record,
+            "step": step,
+            "fingerprints": prints,
+            "forms": {name: _form(tree) for name, tree in trees.items()},
+            "versions": versions.installed(),
+        }
         if error is not None:
             self._errors[step] = record["top1_error"] = error
+        self.wait()  # as orbax would
         self._carefully(
             lambda: self._open_writer().save_checkpointables_async(
                 step, trees, custom_metadata={**record, "checksum": _checksum(record)}
             )
         )
+        self._under_way = step
 
     def wait(self) -> None:
         """Waits until the files are written.
 
         Raises:
-            UserError: they could not be (a full disk, say); the earlier checkpoints stand.
+            SaveFailed: they could not be (a full disk, say); the earlier checkpoints stand.
         """
         if self._writer is not None:
             self._carefully(self._writer.wait)
+        if self._under_way is not None:
+            with contextlib.suppress(OSError):  # a full disk is noticed by what matters
+                (self.directory.parent / SAVED).write_text(f"{self._under_way}\n")
+            self._under_way = None
 
     def _open_writer(self) -> ocp.training.Checkpointer:
         """Orbax's; at the first save, when what it would stumble over has been moved away."""
@@ -121,7 +153,7 @@ class Checkpoints:
             for step in self.steps():
                 try:
                     self._record(step)
-                except Exception:  # a kill while it was being deleted, for one
+                except Damaged:  # a kill while it was being deleted, for one
                     print(f"moved the damaged checkpoint to {self._move_aside(step)}")
             self._writer = ocp.training.Checkpointer(
                 self.directory.absolute(),
@@ -136,7 +168,7 @@ class Checkpoints:
             do()
         except Exception as error:  # tensorstore has an error type for each file system
             kept = ", ".join(map(str, self.steps())) or "none"
-            raise UserError(
+            raise SaveFailed(
                 f"could not save a checkpoint to {self.directory}: {_first_line(error)}. "
                 f"Checkpoints that stand: {kept}. Free some space or fix the permissions, and "
                 "give the same command again to resume."
@@ -161,29 +193,16 @@ class Checkpoints:
             The trees and the record, or None if there is no checkpoint at all.
 
         Raises:
-            UserError: there are checkpoints, but none is sound.
+            UserError: there are checkpoints, but none is sound, or one cannot be read now, or holds
+                arrays of another form.
         """
         steps = self.steps() if step is None else [step]
         if not steps:
             return None
-        targets = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            abstract,
-            shardings(abstract, mesh),
-        )
-        _ignore_stragglers()
         for candidate in reversed(steps):
-            with _no_noise():
-                try:
-                    restored, record = self._load(candidate, targets)
-                    damage = ""
-                except Exception as error:
-                    damage = _first_line(error)
-                if damage:
-                    gc.collect()  # what it left half done complains when it goes
-            if damage:
-                # Some of it goes at the interpreter's end only, and would complain then.
-                warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            try:
+                restored, record = self._load(candidate, abstract, mesh)
+            except Damaged as damage:
                 say(f"checkpoint {self.directory / str(candidate)} is damaged: {damage}")
                 continue
             if candidate != steps[-1]:
@@ -195,21 +214,45 @@ class Checkpoints:
             "again in an empty --workdir."
         )
 
-    def _load(self, step: int, targets: dict[str, Tree]) -> tuple[dict[str, Tree], Record]:
+    def _load(
+        self, step: int, abstract: dict[str, Tree], mesh: Mesh
+    ) -> tuple[dict[str, Tree], Record]:
+        path = self.directory.absolute() / str(step)
         record = self._record(step)
-        restored = ocp.load_checkpointables(self.directory.absolute() / str(step), targets)
+        for name, form in record.get("forms", {}).items():  # earlier versions had none
+            if name in abstract and form != _form(abstract[name]):
+                raise UserError(
+                    f"checkpoint {path} is whole, but its {name} arrays have other names or shapes "
+                    "than this program and this configuration expect. Use the versions that saved "
+                    f"it ({versions.differing(record['versions']) or 'the same as here'}) and the "
+                    "run's own config.json, or another --workdir"
+                )
+        restored = self._read(step, lambda: _load_arrays(path, abstract, mesh))
         for name, tree in restored.items():
             if int(fingerprint(tree)) != record["fingerprints"][name]:
-                raise ValueError(f"its {name} arrays are not those that were saved")
-        return restored, record
+                raise Damaged(f"its {name} arrays are not those that were saved")
+        return momentum.as_now(restored, abstract), record
 
     def _record(self, step: int) -> Record:
-        path = self.directory.absolute() / str(step)
-        with _no_noise():
-            record = dict(ocp.checkpointables_metadata(path).custom_metadata or {})
+        record = self._read(step, lambda: _load_record(self.directory.absolute() / str(step)))
         if record.pop("checksum", None) != _checksum(record):
-            raise ValueError("its record has been altered")
+            raise Damaged("its record has been altered")
         return record
+
+    def _read(self, step: int, load: Callable[[], Any]) -> Any:
+        """Reads a checkpoint; tells damage, `Damaged`, from what is not the checkpoint's fault."""
+        with noise.quiet():
+            try:
+                return load()
+            except Exception as error:
+                damage, failure = _first_line(error), _cannot_read(error)
+            gc.collect()  # what it left half done complains when it goes
+        if not failure:
+            raise Damaged(damage)
+        raise UserError(
+            f"checkpoint {self.directory / str(step)} cannot be read: {failure}. It may well be "
+            "sound, and nothing was changed: fix that and give the same command again"
+        )
 
     def discard_after(self, step: int) -> list[Path]:
         """Moves checkpoints newer than `step`, which were found damaged, out of the run's way."""
@@ -244,46 +287,22 @@ class _LatestAndBest:
         return [step in kept for step in steps]
 
 
-@functools.cache
-def _ignore_stragglers() -> None:
-    """Keeps late tracebacks of reads that orbax gave up from the user, and no others.
-
-    At the first damaged array orbax closes its event loop; the reads still under way then report to
-    a loop that is closed, from threads of tensorstore, until the end of the process.
-    """
-    show, show_unraisable = sys.excepthook, sys.unraisablehook
-
-    def late(error: BaseException | None) -> bool:
-        return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
-
-    def excepthook(kind: Any, error: BaseException, trace: Any) -> None:
-        if not late(error):
-            show(kind, error, trace)
-
-    def unraisablehook(unraisable: Any) -> None:
-        if not late(unraisable.exc_value):
-            show_unraisable(unraisable)
-
-    sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # tasks that nobody asked again
+def _load_record(path: Path) -> Record:
+    for file in path.rglob("*"):  # orbax takes what it cannot read for what is not there
+        if not file.is_dir():
+            with file.open("rb") as opened:
+                opened.read(1)
+    return dict(ocp.checkpointables_metadata(path).custom_metadata or {})
 
 
-@contextlib.contextmanager
-def _no_noise() -> Iterator[None]:
-    """Keeps pages of tracebacks by orbax and asyncio about damaged files from the user."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a coroutine was never awaited
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-        sys.unraisablehook = lambda _: None
-        try:
-            yield
-        finally:
-            sys.unraisablehook = hook
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+def _load_arrays(path: Path, abstract: dict[str, Tree], mesh: Mesh) -> dict[str, Tree]:
+    asked = momentum.as_saved(abstract, ocp.checkpointables_metadata(path).metadata)
+    targets = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        asked,
+        shardings(asked, mesh),
+    )
+    return dict(ocp.load_checkpointables(path, targets))
 
 
 @jax.jit
@@ -304,6 +323,32 @@ def fingerprint(tree: Tree) -> jax.Array:
             )
         total += jnp.uint32(2 * number + 1) * jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
     return total
+
+
+def _form(tree: Tree) -> int:
+    """A number that changes with the name, the shape or the type of any array."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    rows = [[name, leaf.shape, str(leaf.dtype)] for name, (_, leaf) in zip(names, leaves)]
+    return zlib.crc32(json.dumps(rows).encode())
+
+
+def _cannot_read(error: BaseException) -> str:
+    """Why a read failed that does not depend on the bytes; empty if there is no such reason."""
+    seen: list[BaseException] = []
+    pending: list[BaseException | None] = [error]
+    while pending:
+        one = pending.pop()
+        if one is None or one in seen:
+            continue
+        seen.append(one)
+        pending += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+        memory = isinstance(one, (MemoryError, jax.errors.JaxRuntimeError))
+        if memory or (isinstance(one, OSError) and not isinstance(one, FileNotFoundError)):
+            return _first_line(one)
+        if CANNOT_READ.search(str(one)):
+            return _first_line(one)
+    return ""
 
 
 def _checksum(record: Record) -> int:

@@ -1,10 +1,15 @@
 """The devices that a run computes on, as a (data, tower) mesh."""
 
+import contextlib
+import os
+from collections.abc import Iterator
+
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from alexnet_jax import settings
+from alexnet_jax.errors import UserError
 from alexnet_jax.model.mesh import make_mesh
 
 
@@ -15,11 +20,38 @@ def start_devices(config: ConfigDict) -> None:
     to come before the first use of jax; where that has happened, as in a notebook, says what there
     is.
     """
+    if "JAX_NUM_CPU_DEVICES" in os.environ:  # the user's own
+        return
     towers_asked = config.mesh.tower or config.model.towers
     try:
         jax.config.update("jax_num_cpu_devices", max(1, config.mesh.data) * towers_asked)
     except RuntimeError:
         print(f"jax is already running; using its {len(jax.devices())} devices")
+
+
+@contextlib.contextmanager
+def enough_memory(config: ConfigDict, *fields: str) -> Iterator[None]:
+    """Says which fields of a configuration to change where a device runs out of memory.
+
+    Args:
+        config: of the run.
+        fields: its numbers of images at a time.
+
+    Raises:
+        UserError: the device is out of memory.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        values = " and ".join(f"--config.{field}={config[field]}" for field in fields)
+        training = "batch_size" in fields
+        precision = f"--config.dtype={config.dtype}" if training else "float32, as every test is"
+        raise UserError(
+            f"a device is out of memory, with {values} in {precision}: give fewer images at a time"
+            + ", or --config.dtype=bfloat16" * (training and config.dtype == "float32")
+        ) from error
 
 
 def mesh_of(config: ConfigDict) -> Mesh:

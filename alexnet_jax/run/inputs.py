@@ -8,6 +8,7 @@ A run's directory holds in `input/`
 so that the run can be asked without its dataset.
 """
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,16 +17,25 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.files import whole
 
 
 def write_input(workdir: Path, mean_image: np.ndarray, class_names: Sequence[str]) -> None:
-    """Writes the mean image and the class names into the directory of a run."""
+    """Writes the mean image and the class names into the directory of a run.
+
+    What is there already stays as it is; a reader never sees half a file.
+    """
     directory = workdir / "input"
     directory.mkdir(parents=True, exist_ok=True)
-    np.save(directory / "mean_image.npy", np.asarray(mean_image, np.float32))
+    image = io.BytesIO()
+    np.save(image, np.asarray(mean_image, np.float32))
     # A folder, whose name becomes a class, may be called by bytes that are no UTF-8.
-    text = "".join(f"{name}\n" for name in class_names)
-    (directory / "classes.txt").write_bytes(text.encode(errors="surrogateescape"))
+    text = "".join(f"{name}\n" for name in class_names).encode(errors="surrogateescape")
+    for name, content in (("mean_image.npy", image.getvalue()), ("classes.txt", text)):
+        path = directory / name
+        if not path.is_file() or path.read_bytes() != content:
+            with whole(path, replace=True) as file:
+                file.write(content)
 
 
 def read_input(workdir: Path, config: ConfigDict) -> tuple[np.ndarray, list[str]]:

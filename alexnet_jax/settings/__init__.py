@@ -9,9 +9,11 @@ from alexnet_jax.errors import ConfigError
 from alexnet_jax.settings.checks import check, check_same_run, network
 from alexnet_jax.settings.fields import flatten, override
 from alexnet_jax.settings.files import load, names, read, save
+from alexnet_jax.settings.places import absolute
 
 __all__ = [
     "ConfigError",
+    "absolute",
     "check",
     "check_same_run",
     "flatten",

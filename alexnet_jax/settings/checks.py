@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import Network
+from alexnet_jax.settings import places
 from alexnet_jax.settings.fields import flatten
 
 # What a run may change when it resumes: how long, how often, on what. All else makes another
@@ -30,6 +31,20 @@ POSITIVE = (
     "keep_checkpoints", "data.size", "data.lighting_divisor", "optim.patience",
     "optim.learning_rate",
 )  # fmt: skip
+NOT_NEGATIVE = ("optim.weight_decay", "optim.bias_multiplier", "data.holdout", "mesh.data")
+# Of the run; 1 is its end.
+SHARES = (
+    "optim.drops", "optim.bias_drops", "optim.conv1_slow_after", "optim.conv1_frozen_after",
+    "data.lighting_until",
+)  # fmt: skip
+# Of what any run could mean; steps and sizes are 32-bit numbers.
+AT_MOST = {
+    "epochs": 1e6, "eval_every": 1e6, "checkpoint_every": 1e6, "data.size": 2**16 - 1,
+    "mesh.data": 2**12, "model.classes": 2**20, "model.fc6.width": 2**20, "model.fc7.width": 2**20,
+    **{f"model.conv{number}.width": 2**13 for number in range(1, 7)},
+}  # fmt: skip
+LARGEST = {int: 2**31 - 1, float: 3.4e38}
+SMALLEST = 1.2e-38  # of float32, before it becomes 0
 
 
 def network(config: ConfigDict) -> Network:
@@ -59,9 +74,6 @@ def check(config: ConfigDict) -> None:
     for field, allowed in CHOICES.items():
         if flat[field] not in allowed:
             raise ConfigError(f"--config.{field}={flat[field]}: one of {', '.join(allowed)}")
-    for field in POSITIVE:
-        if not flat[field] > 0:
-            raise ConfigError(f"--config.{field}={flat[field]}: must be greater than 0")
     if not 0 <= config.seed < 2**32:
         raise ConfigError(f"--config.seed={config.seed}: from 0 to {2**32 - 1}")
     if config.data.size < config.model.input_size:
@@ -78,13 +90,36 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_numbers(field: str, value: Any) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"--config.{field}={value}: must be a finite number")
-    if isinstance(value, tuple):
-        if not all(isinstance(v, (int, float)) and 0 <= v < math.inf for v in value):
-            raise ConfigError(f"--config.{field}={value}: a tuple of numbers from 0 on")
-        if field.endswith("padding") and [type(v) for v in value] != [int, int]:
-            raise ConfigError(f"--config.{field}={value}: two whole numbers, before and after")
+    """Refuses a value that is wrong whatever the other fields are."""
+    if field == "seed":  # an unsigned one
+        return
+    values = value if isinstance(value, tuple) else (value,)
+    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    wrong = ""
+    if isinstance(value, tuple) and len(numbers) < len(value):
+        wrong = "a tuple of numbers"
+    elif not all(math.isfinite(v) for v in numbers):
+        wrong = "must be a finite number"
+    elif any(abs(v) > (largest := AT_MOST.get(field, LARGEST[type(v)])) for v in numbers):
+        wrong = f"at most {largest:g}"
+    elif field in POSITIVE and not value > SMALLEST:
+        wrong = "must be greater than 0"
+    elif field in NOT_NEGATIVE and value < 0:
+        wrong = "must not be negative"
+    elif field in SHARES and not all(0 <= v <= 1 for v in numbers):
+        wrong = "shares of the run, each from 0 to 1"
+    elif field == "mesh.tower" and value not in (0, 1, 2):
+        wrong = "the network has two towers, so the tower axis is 1 or 2"
+    elif field == "optim.momentum" and not 0 <= value < 1:
+        wrong = "from 0 to less than 1"
+    elif field == "data.holdout" and value >= 1 and value % 1:
+        wrong = "below 1 a share, from 1 on a whole number of images"
+    elif field.endswith("padding") and (
+        [type(v) for v in values] != [int, int] or min(values, default=0) < 0
+    ):
+        wrong = "two whole numbers from 0 on, before and after"
+    if wrong:
+        raise ConfigError(f"--config.{field}={value}: {wrong}")
 
 
 def check_same_run(saved: ConfigDict, asked: ConfigDict, workdir: Path) -> None:
@@ -96,7 +131,9 @@ def check_same_run(saved: ConfigDict, asked: ConfigDict, workdir: Path) -> None:
     free: tuple[str, ...] = FREE
     if asked.optim.schedule == "plateau":  # the validation is then part of the update rule
         free = tuple(field for field in FREE if field not in ("eval_every", "data.validation"))
-    before, now = flatten(saved), flatten(asked)
+    if places.same_kind(saved.data.source, asked.data.source):
+        free = (*free, "data.source")  # the fingerprint in a checkpoint tells other images
+    before, now = flatten(places.absolute(saved)), flatten(places.absolute(asked))
     differing = [
         f"{field} ({before.get(field)!r} there, {now.get(field)!r} asked)"
         for field in sorted(before.keys() | now.keys())

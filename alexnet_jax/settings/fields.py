@@ -32,7 +32,7 @@ def override(config: ConfigDict, assignments: Iterable[str]) -> ConfigDict:
             config.update_from_flattened_dict({field: _parse(text, old)})
         except (TypeError, ValueError, SyntaxError) as error:
             raise ConfigError(
-                f"{flag}: {field} is {_kind(old)} (now {old!r}), which {text!r} is not"
+                f"{flag}: {field} is {kind(old)} (now {old!r}), which {text!r} is not"
             ) from error
     return config
 
@@ -57,7 +57,15 @@ def _refuse() -> Any:
     raise ValueError
 
 
-def _kind(value: Any) -> str:
+def of_kind(value: Any, like: Any) -> bool:
+    """Whether a value may stand in a field whose default is `like`."""
+    if like is None:
+        return value is None or isinstance(value, str)
+    return type(value) is type(like) or (isinstance(like, float) and type(value) is int)
+
+
+def kind(value: Any) -> str:
+    """Returns what a field with this default holds, in words."""
     kinds = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a tuple"}
     return kinds.get(type(value), "a text")
 

@@ -8,7 +8,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.settings.fields import flatten, nearest
+from alexnet_jax.files import whole
+from alexnet_jax.settings.fields import flatten, kind, nearest, of_kind
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -53,7 +54,8 @@ def _complete(config: Any, where: object) -> ConfigDict:
     """The configuration, if it has every field of a run."""
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{where}: get_config has to return a ConfigDict, not {config!r:.80}")
-    known, given = flatten(_get_config(CONFIGS / "base.py")).keys(), flatten(config).keys()
+    base, values = flatten(_get_config(CONFIGS / "base.py")), flatten(config)
+    known, given = base.keys(), values.keys()
     unknown = sorted(given - known)
     if unknown:
         raise ConfigError(f"{where}: unknown field {unknown[0]!r}{nearest(unknown[0], known)}")
@@ -63,14 +65,18 @@ def _complete(config: Any, where: object) -> ConfigDict:
             f"{where} has no field {', '.join(missing[:4])}{' and more' * (len(missing) > 4)}: "
             "start from alexnet_jax.configs.base.get_config()"
         )
+    for field, value in values.items():
+        if not of_kind(value, base[field]):
+            raise ConfigError(f"{where}: {field}={value!r}: expected {kind(base[field])}")
     return config
 
 
 def save(config: ConfigDict, path: Path) -> None:
     """Writes a configuration as JSON, all at once or not at all."""
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    partial.replace(path)
+    text = json.dumps(config.to_dict(), indent=2) + "\n"
+    if not path.is_file() or path.read_bytes() != text.encode():
+        with whole(path, replace=True) as file:
+            file.write(text.encode())
 
 
 def read(path: Path) -> ConfigDict:

@@ -1,7 +1,8 @@
 """The training of paper section 5: stochastic gradient descent, and what surrounds it.
 
 `train` is the whole run: it makes or restores the state, then steps, logs, validates and saves
-until the last step, tests the result in one view and in ten, and draws the first layer's kernels.
+until the last step, tests the result in one view and in ten, says it, and draws the first layer's
+kernels.
 """
 
 import contextlib
@@ -27,9 +28,10 @@ from alexnet_jax.files import check_writable, sole_owner
 from alexnet_jax.model import Network
 from alexnet_jax.model.mesh import IMAGES, describe_mesh
 from alexnet_jax.model.platforms import platform_of
-from alexnet_jax.run import inputs
-from alexnet_jax.run.checkpoint import Checkpoints
-from alexnet_jax.run.metrics import Row
+from alexnet_jax.run import inputs, versions
+from alexnet_jax.run.checkpoint import SAVED, Checkpoints
+from alexnet_jax.run.devices import enough_memory
+from alexnet_jax.run.metrics import Row, read_rows
 from alexnet_jax.run.parts import build, check_batch
 from alexnet_jax.signals import Stopped, stop_signals
 from alexnet_jax.training import first_weights, update_rule
@@ -70,7 +72,7 @@ def input_stream(
     return device_stream(stream, sharding)
 
 
-def train(config: ConfigDict, workdir: Path) -> list[Score]:
+def train(config: ConfigDict, workdir: str | Path) -> list[Score]:
     """Trains, or resumes, the run of `workdir` and tests it.
 
     Returns:
@@ -80,10 +82,10 @@ def train(config: ConfigDict, workdir: Path) -> list[Score]:
         UserError: anything the user can fix; nothing was overwritten.
         Stopped: SIGTERM or SIGINT came; the run was saved first if it was under way.
     """
-    first_weights.check_workdir(workdir)
+    workdir = Path(workdir).expanduser()
     saved = workdir / "config.json"
-    if saved.exists():
-        settings.check_same_run(settings.read(saved), config, workdir)
+    first_weights.check_workdir(workdir)
+    check_same_run(saved, config)
     check_writable(workdir)
     taken = first_weights.take(config, workdir)
     cache, mesh, model = build(config)
@@ -104,12 +106,16 @@ def train(config: ConfigDict, workdir: Path) -> list[Score]:
     )
     with (
         sole_owner(workdir),
+        enough_memory(config, "batch_size", "eval_batch_size"),
         Checkpoints(workdir / "checkpoints", config.keep_checkpoints) as checkpoints,
         contextlib.closing(iter(stream)) as batches,
     ):
+        check_same_run(saved, config)  # another process may have been here meanwhile
         state = first_weights.start(initial_state(model, optimizer, config.seed), taken)
         state, start = resume(state, batches, checkpoints, cache, mesh)
-        settings.save(config, saved)  # nothing stands in the way any more
+        if start == 0:
+            check_never_saved(saved, config)
+        save_configuration(config, saved, finished=start >= steps)  # nothing stands in the way
         inputs.write_input(workdir, cache.mean_image, cache.class_names)
         with Report(workdir, start, steps) as report:
             if start >= steps:
@@ -118,17 +124,71 @@ def train(config: ConfigDict, workdir: Path) -> list[Score]:
                 run = Run(config, steps, cache, evaluator, checkpoints, report)
                 step = make_train_step(model, optimizer, cache.mean_image, config, steps)
                 state = run.loop(state, start, step, batches)
+                checkpoints.wait()  # a failure is told now, not after the test
             end = max(start, steps)
             scores = read_test_scores(workdir, end) or score_test_split(
                 evaluator, state.model(), cache, config, report, end
             )
         best = checkpoints.best()
-    from alexnet_jax.pictures import curves, figure3  # matplotlib would delay the first step
-
-    figure3.kernels(np.asarray(state.params["conv1"]["kernel"]), network.towers, workdir)
-    curves.curves(workdir)
     conclude(workdir, scores, best)
+    draw(np.asarray(state.params["conv1"]["kernel"]), network.towers, workdir)
     return scores
+
+
+def draw(kernels: np.ndarray, towers: int, workdir: Path) -> None:
+    """Draws what a run looks like; that it could not is said, and no reason to lose a result."""
+    try:
+        from alexnet_jax.pictures import curves, figure3  # matplotlib would delay the first step
+
+        figure3.kernels(kernels, towers, workdir)
+        curves.curves(workdir)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        print(f"note: {workdir / 'figures'} could not be drawn ({reason}); the run is complete")
+
+
+def check_same_run(saved: Path, config: ConfigDict) -> None:
+    """Refuses to go on with another configuration than a run's `config.json`, if it has one."""
+    if saved.exists():
+        settings.check_same_run(settings.read(saved), config, saved.parent)
+
+
+def check_never_saved(saved: Path, config: ConfigDict) -> None:
+    """Refuses to start over a run whose checkpoints are gone, and with them what it measured.
+
+    Raises:
+        UserError: its metrics show that there were some.
+    """
+    workdir = saved.parent
+    rows = read_rows(workdir / "metrics.jsonl")
+    every = (settings.read(saved) if saved.exists() else config).checkpoint_every
+    # A run that was killed before its first save has rows too. The mark is a save's own; runs of
+    # earlier versions have none, but were saved by the time of their second checkpoint.
+    if rows and (
+        (workdir / SAVED).exists()
+        or any(row["split"] == "test" or row.get("epoch", 0) > 2 * every for row in rows)
+    ):
+        raise UserError(
+            f"{workdir} has metrics up to step {max(row['step'] for row in rows):,} but no "
+            "checkpoint: put its checkpoints/ back (is a disk not mounted?), or give another "
+            "--workdir; to train it again from the start, move metrics.jsonl away first"
+        )
+    (workdir / SAVED).unlink(missing_ok=True)
+
+
+def save_configuration(config: ConfigDict, saved: Path, *, finished: bool) -> None:
+    """Writes `config.json`; of a finished run only where its data are now.
+
+    What is saved is what was trained, whatever is asked of a run that trains no more; its paths
+    mean the same from any directory.
+    """
+    config = settings.absolute(config)
+    if finished and saved.exists():
+        trained = settings.read(saved)
+        for place in ("source", "dir", "cache"):
+            trained.data[place] = config.data[place]
+        config = trained
+    settings.save(config, saved)
 
 
 def resume(
@@ -153,6 +213,11 @@ def resume(
         print(f"moved the damaged checkpoint to {aside}")
     batches.set_state(record["input"])
     print(f"resuming from the checkpoint of step {record['step']:,}", flush=True)
+    if others := versions.differing(record.get("versions", {})):
+        print(
+            f"note: that checkpoint was saved with {others}; from here on the numbers may differ "
+            "a little from those of an unbroken run"
+        )
     return state.with_trees(trees), record["step"]
 
 
@@ -240,14 +305,25 @@ class Run:
         """Says so, once, if the loss has not left chance after the first epochs."""
         classes = len(self.cache.class_names)
         chance = math.log(classes)
-        if row["epoch"] >= 2 and not self.said_stuck and row["loss"] > 0.98 * chance:
-            self.said_stuck = True
-            self.report.say(
-                f"warning: after {row['epoch']:.1f} epochs the loss, {row['loss']:.3f}, is still "
-                f"at chance, ln({classes}) = {chance:.3f}. Is the learning rate "
-                "too low, are the initial weights too small for this network (see "
-                "settings/scaling.py), or are the labels shuffled?"
+        if row["epoch"] < 2 or self.said_stuck or row["loss"] <= 0.98 * chance:
+            return
+        self.said_stuck = True
+        where, why = (
+            "still at",
+            (
+                "Is the learning rate too low, are the initial weights too small for this network "
+                "(see settings/scaling.py), or are the labels shuffled?"
+            ),
+        )
+        if row["loss"] > 1.05 * chance:
+            where, why = (
+                "far above",
+                ("Is the learning rate too high, or are the initial weights too large?"),
             )
+        self.report.say(
+            f"warning: after {row['epoch']:.1f} epochs the loss, {row['loss']:.3f}, is {where} "
+            f"chance, ln({classes}) = {chance:.3f}. {why}"
+        )
 
     def validate(self, state: State, step: int) -> tuple[State, float]:
         """One view of the validation split; the plateau rule looks at its top-1 error."""

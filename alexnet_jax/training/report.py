@@ -1,5 +1,6 @@
 """What a run tells: `metrics.jsonl`, TensorBoard events, a progress bar or plain lines."""
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 from tqdm import tqdm
 
 from alexnet_jax.evaluation.scores import Score
-from alexnet_jax.run.metrics import Row, read_rows
+from alexnet_jax.files import whole
+from alexnet_jax.run.metrics import Row, read_lines, read_rows
 
 
 def _import_tensorboardx() -> Any:
@@ -33,18 +35,15 @@ class Report:
         """Args:
         workdir: of the run.
         start: the step it starts or resumes from; rows of later steps, which a killed run wrote
-            after its last checkpoint, are dropped.
+            after its last checkpoint, go to `metrics.dropped.jsonl`.
         steps: of the whole run.
         """
+        self._workdir, self._start = workdir, start
         path = workdir / "metrics.jsonl"
-        kept = [row for row in read_rows(path) if row["step"] <= start]
-        partial = path.with_suffix(".tmp")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        partial.replace(path)
+        _drop_rows_after(start, path)
         self._file = path.open("a")
-        self._events = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start + 1
-        )
+        if start < steps:
+            self._events  # noqa: B018  # TensorBoard forgets the events after the start
         self._bar = tqdm(
             total=steps,
             initial=start,
@@ -60,7 +59,15 @@ class Report:
     def __exit__(self, *error: object) -> None:
         self._bar.close()
         self._file.close()
-        self._events.close()
+        if "_events" in vars(self):
+            self._events.close()
+
+    @functools.cached_property
+    def _events(self) -> Any:
+        """TensorBoard's file, made when there is something to write."""
+        return tensorboardX.SummaryWriter(
+            str(self._workdir / "tensorboard"), purge_step=self._start + 1
+        )
 
     def advance(self) -> None:
         """One step done."""
@@ -100,14 +107,32 @@ class Report:
             )
 
 
+def _drop_rows_after(step: int, path: Path) -> None:
+    """Moves the rows of later steps, and what is no row, out of a `metrics.jsonl`; all are kept."""
+    kept, dropped = "", ""
+    for row, line in read_lines(path):
+        if row is not None and row["step"] <= step:
+            kept += f"{line}\n"
+        else:
+            dropped += f"{line}\n"
+    if dropped:
+        with path.with_suffix(".dropped.jsonl").open("ab") as file:
+            file.write(dropped.encode(errors="surrogateescape"))
+    content = kept.encode(errors="surrogateescape")
+    if path.exists() and path.read_bytes() != content:
+        with whole(path, replace=True) as file:
+            file.write(content)
+
+
 def read_test_scores(workdir: Path, step: int) -> list[Score]:
     """The scores that a test at this step has already written."""
     rows = read_rows(workdir / "metrics.jsonl")
-    return [
+    scores = [
         Score(**{name: row[name] for name in Score._fields})
         for row in rows
-        if row["split"] == "test" and row["step"] == step
+        if row["split"] == "test" and row["step"] == step and row.keys() >= set(Score._fields)
     ]
+    return scores if len(scores) > 1 else []
 
 
 def conclude(workdir: Path, scores: list[Score], best: int | None) -> None:

@@ -15,6 +15,7 @@ from alexnet_jax.evaluation.scores import sums
 from alexnet_jax.model import AlexNet
 from alexnet_jax.model.mesh import shardings
 from alexnet_jax.model.platforms import platform_of
+from alexnet_jax.run.momentum import momentum_of, with_momentum
 from alexnet_jax.training import update_rule
 
 Tree = Any
@@ -41,7 +42,7 @@ class State(struct.PyTreeNode):
             "model": self.model(),
             "training": {
                 "step": self.step,
-                "opt_state": self.opt_state,
+                "momentum": momentum_of(self.opt_state, self.params),
                 "plateau": self.plateau,
                 "running": self.running,
             },
@@ -49,7 +50,10 @@ class State(struct.PyTreeNode):
 
     def with_trees(self, trees: Mapping[str, Tree]) -> "State":
         """The state that `trees` came from."""
-        return self.replace(**trees["model"], **trees["training"])
+        training = dict(trees["training"])
+        momentum = training.pop("momentum")
+        opt_state = with_momentum(self.opt_state, momentum, training["step"])
+        return self.replace(**trees["model"], **training, opt_state=opt_state)
 
 
 NOTHING_YET = {"loss": 0.0, "top1": 0.0, "top5": 0.0, "examples": 0.0}

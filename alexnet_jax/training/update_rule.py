@@ -89,7 +89,7 @@ def schedules(optim: ConfigDict, steps: int) -> dict[str, optax.Schedule]:
     slow, frozen = optim.conv1_slow_after * steps, optim.conv1_frozen_after * steps
 
     def conv1(step: jax.Array) -> jax.Array:
-        lowered = jnp.where(step < slow, weights(step), 1e-5)
+        lowered = jnp.where(step < slow, weights(step), rate / 1000)
         return jnp.where(step < frozen, lowered, 0.0)
 
     return {"weights": weights, "biases": biases, "conv1": conv1}

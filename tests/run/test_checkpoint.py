@@ -1,7 +1,10 @@
 """Checkpoints on every mesh, and what becomes of damaged ones."""
 
 import json
+import logging
 import shutil
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,13 @@ import run_fixtures as fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alexnet_jax.configs import base
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import make_mesh
 from alexnet_jax.model.mesh import shardings
+from alexnet_jax.run import checkpoint, momentum, versions
 from alexnet_jax.run.checkpoint import Checkpoints, fingerprint
+from alexnet_jax.training.update_rule import update_rule
 
 MESHES = [(1, 1), (1, 2), (2, 1), (2, 2), (4, 2)]
 Tree = Any
@@ -259,3 +265,216 @@ def test_the_reader_of_these_tests_agrees_with_orbax(saved: Path):
         read["model/params.conv1.kernel"], restored["model"]["params"]["conv1"]["kernel"]
     )
     assert jnp.isinf(read["training/best"])
+
+
+# --- what is no damage ----------------------------------------------------------------------------
+
+
+def state_of_disk(directory: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(24, "Too many open files"),
+        OSError(5, "Input/output error"),
+        PermissionError(13, "Permission denied"),
+        MemoryError(),
+        ValueError("UNKNOWN: Failed to open: \"d\": Stale file handle [os_error_code='116']"),
+        ValueError("RESOURCE_EXHAUSTED: Error reading"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+    ],
+)
+@pytest.mark.parametrize("where", ["load_checkpointables", "checkpointables_metadata"])
+def test_a_read_that_failed_stops_and_moves_nothing(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception, where: str
+) -> None:
+    """Once, at the newest; it may be right the next time. Orbax hides the cause in its own."""
+
+    def fail(*arguments: Any) -> None:
+        raise KeyError("incompatible handler") from failure
+
+    before = state_of_disk(saved)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.ocp, where, fail)
+        with (
+            Checkpoints(saved) as checkpoints,
+            pytest.raises(UserError, match=r"3 cannot be read: .*nothing was changed"),
+        ):
+            checkpoints.restore(abstract(trees(0)), make_mesh(1, 1), say=pytest.fail)
+    assert state_of_disk(saved) == before
+    assert restore(saved)[1]["step"] == 3
+
+
+def test_whichever_file_cannot_be_opened_it_is_no_damage(saved: Path, tmp_path: Path) -> None:
+    """Orbax itself would take some of them for missing, and the checkpoint for damaged."""
+    files = [file.relative_to(saved) for file in (saved / "3").rglob("*") if file.is_file()]
+    for number, file in enumerate(files):
+        copy = tmp_path / f"{number}" / "checkpoints"
+        shutil.copytree(saved, copy)
+        (copy / file).unlink()
+        (copy / file).symlink_to((copy / file).name)  # "too many levels", for root as well
+        with (
+            Checkpoints(copy) as checkpoints,
+            pytest.raises(UserError, match=r"cannot be read: .*Too many levels"),
+        ):
+            checkpoints.restore(abstract(trees(0)), make_mesh(1, 1), say=pytest.fail)
+        assert sorted(path.name for path in copy.iterdir()) == ["1", "2", "3"]
+
+
+def test_an_unreadable_checkpoint_is_not_moved_by_the_next_save(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch, Checkpoints(saved) as checkpoints:
+        patch.setattr(checkpoint, "_load_record", fail)
+        with pytest.raises(UserError, match=r"cannot be read: .*Input/output error"):
+            checkpoints.save(4, on(trees(4), (1, 1)), {}, None)
+    assert not (saved.parent / "damaged_checkpoints").exists()
+    assert restore(saved)[1]["step"] == 3
+
+
+def test_arrays_of_another_form_are_named_as_that(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the versions that saved them, where they are others."""
+    before = state_of_disk(saved)
+    wanted = abstract(trees(0))
+    wanted["model"]["params"]["conv1"]["kernel"] = jax.ShapeDtypeStruct((3, 3, 3, 64), np.float32)
+    now = versions.installed()
+    monkeypatch.setattr(versions, "installed", lambda: now | {"jax": "9.9"})
+    with Checkpoints(saved) as checkpoints, pytest.raises(UserError) as info:
+        checkpoints.restore(wanted, make_mesh(1, 1), say=pytest.fail)
+    assert "is whole, but its model arrays have other names or shapes" in str(info.value)
+    assert f"(jax {now['jax']}, now 9.9)" in str(info.value)
+    assert state_of_disk(saved) == before
+
+
+def test_a_checkpoint_names_the_versions_that_made_it(saved: Path) -> None:
+    record = fixtures.record(saved / "3")
+    assert {"python", "jax", "numpy", "grain", "optax"} <= record["versions"].keys()
+    assert record["versions"]["jax"] == jax.__version__
+    assert versions.differing(record["versions"]) == ""
+    others = record["versions"] | {"jax": "0.1", "left": "2"}
+    assert versions.differing(others) == f"jax 0.1, now {jax.__version__}; left 2, now gone"
+
+
+# --- momentum -------------------------------------------------------------------------------------
+
+OPTIM = base.get_config().optim
+
+
+def stepped(params: Tree) -> tuple[Any, Tree]:
+    """An optimizer, and its state after three steps."""
+    rule = update_rule(OPTIM, 100)
+    state = rule.init(params)
+    for _ in range(3):
+        gradients = jax.tree.map(lambda x: x + 1, params)
+        _, state = rule.update(gradients, state, params, plateau_factor=jnp.float32(1))
+    return rule, state
+
+
+def parameters() -> Tree:
+    rng = np.random.default_rng(0)
+    return {
+        layer: {
+            "kernel": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32),
+            "bias": jnp.asarray(rng.normal(size=4), jnp.float32),
+        }
+        for layer in ("conv1", "conv2", "fc8")
+    }
+
+
+def test_momentum_is_a_plain_tree_and_makes_the_state_again() -> None:
+    params = parameters()
+    rule, state = stepped(params)
+    plain = momentum.momentum_of(state, params)
+    assert jax.tree.structure(plain) == jax.tree.structure(params)
+    assert all(np.abs(leaf).min() > 0 for leaf in jax.tree.leaves(plain))
+    again = momentum.with_momentum(rule.init(params), plain, jnp.int32(3))
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+    assert same_bits(again, state)
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(again)]
+    assert len(set(buffers)) == len(buffers)  # a step gives each away
+
+
+def test_a_checkpoint_with_the_tree_of_optax_still_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As earlier versions saved it: no forms, no versions, and optax's names, whatever they are."""
+    params = parameters()
+    _, state = stepped(params)
+    old = {"model": {"params": params}, "training": {"opt_state": (state,), "step": jnp.int32(3)}}
+    with monkeypatch.context() as patch, Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        patch.setattr(checkpoint, "_checksum", lambda record: checksum(plain_record(record)))
+        checkpoints.save(3, on(old, (1, 1)), {"input": {}}, None)
+    path = tmp_path / "checkpoints" / "3" / "_CHECKPOINT_METADATA"
+    metadata = json.loads(path.read_text())
+    metadata["custom_metadata"] = plain_record(metadata["custom_metadata"])
+    path.write_text(json.dumps(metadata))
+    wanted = abstract(
+        {
+            "model": {"params": params},
+            "training": {"momentum": momentum.momentum_of(state, params), "step": jnp.int32(0)},
+        }
+    )
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        found = checkpoints.restore(wanted, make_mesh(1, 2), say=pytest.fail)
+    assert found is not None
+    assert same_bits(found[0]["training"]["momentum"], momentum.momentum_of(state, params))
+    assert int(found[0]["training"]["step"]) == 3
+
+
+checksum = checkpoint._checksum
+
+
+def plain_record(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in ("forms", "versions")}
+
+
+# --- saves that fail ------------------------------------------------------------------------------
+
+
+class Failing:
+    """A writer whose disk is full."""
+
+    def wait(self) -> None:
+        raise OSError(28, "No space left on device")
+
+    close = wait
+
+
+def test_a_failed_save_is_said_though_another_error_goes_first(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt), Checkpoints(saved) as checkpoints:
+        checkpoints._writer = Failing()
+        raise KeyboardInterrupt
+    words = f"could not save a checkpoint to {saved}: [Errno 28] No space left on device"
+    assert words in capsys.readouterr().out
+    with pytest.raises(UserError, match="No space left"), Checkpoints(saved) as checkpoints:
+        checkpoints._writer = Failing()
+    with pytest.raises(UserError, match="No space left"), Checkpoints(saved) as checkpoints:
+        checkpoints._writer = Failing()
+        checkpoints.wait()
+    assert capsys.readouterr().out == ""  # not said twice
+
+
+# --- the host program -----------------------------------------------------------------------------
+
+
+def test_the_host_programs_hooks_and_loggers_are_left_alone(saved: Path) -> None:
+    def seen() -> list[Any]:
+        levels = [logging.getLogger(name).level for name in (None, "absl", "asyncio")]
+        return [sys.excepthook, sys.unraisablehook, warnings.filters[:], levels]
+
+    before = seen()
+    shorten(max((saved / "3" / "model").rglob("*"), key=lambda f: f.stat().st_size))
+    _, record, said, _ = restore(saved)
+    assert record["step"] == 2 and said
+    with Checkpoints(saved) as checkpoints:
+        checkpoints.save(4, on(trees(4), (1, 1)), {}, None)
+    assert seen() == before

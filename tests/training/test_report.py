@@ -120,6 +120,49 @@ def test_rows_after_the_restored_step_and_a_half_written_one_are_dropped(tmp_pat
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_no_row_is_lost(tmp_path: Path) -> None:
+    """What is dropped is kept beside, as it was; so is a line that has been altered."""
+    path, dropped = tmp_path / "metrics.jsonl", tmp_path / "metrics.dropped.jsonl"
+    lines = [json.dumps({"step": step, "split": "train", "views": 1}) for step in (4, 8, 12, 16)]
+    altered = b'{"step": 6, "spl\xff\x0bt": 1}'
+    lines.insert(1, "{}")
+    lines[1:1] = [altered.decode(errors="surrogateescape")]
+    path.write_bytes("\n".join(lines).encode(errors="surrogateescape"))
+    with Report(tmp_path, start=12, steps=20):
+        pass
+    assert [row["step"] for row in fixtures.rows(tmp_path)] == [4, 8, 12]
+    kept = [altered, b"{}", lines[-1].encode()]
+    assert dropped.read_bytes().split(b"\n") == [*kept, b""]
+    with Report(tmp_path, start=8, steps=20):
+        pass
+    assert dropped.read_bytes().split(b"\n") == [*kept, lines[-2].encode(), b""]
+    assert [row["step"] for row in fixtures.rows(tmp_path)] == [4, 8]
+
+
+def test_a_last_row_without_its_end_of_line_is_a_row(tmp_path: Path) -> None:
+    """And the next one does not stick to it."""
+    row = {"step": 4, "split": "train", "views": 1}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row))
+    with Report(tmp_path, start=4, steps=20) as report:
+        report.rows(row | {"step": 8})
+    assert [row["step"] for row in fixtures.rows(tmp_path)] == [4, 8]
+    assert not (tmp_path / "metrics.dropped.jsonl").exists()
+
+
+def test_a_finished_run_leaves_tensorboard_and_its_rows_alone(tmp_path: Path) -> None:
+    row = {"step": 20, "split": "train", "views": 1}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    before = (tmp_path / "metrics.jsonl").stat()
+    with Report(tmp_path, start=20, steps=20):
+        pass
+    after = (tmp_path / "metrics.jsonl").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert not (tmp_path / "tensorboard").exists()
+    with Report(tmp_path, start=20, steps=20) as report:  # but for a test that was missing
+        report.rows(score_row(SCORES[0], 20, 5.0, "test"))
+    assert len(list(tmp_path.glob("tensorboard/*"))) == 1
+
+
 def test_scores_of_a_test_are_found_again(tmp_path: Path) -> None:
     """Those of this step and of the test split alone."""
     with Report(tmp_path, start=0, steps=64) as report:

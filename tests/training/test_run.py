@@ -228,6 +228,39 @@ def test_a_run_moves_to_other_devices_and_back(tiny: Tiny, tmp_path: Path) -> No
         fixtures.assert_same_end(tmp_path / mesh, tmp_path / "1x2", tolerance=1e-5)
 
 
+def test_a_run_and_its_images_move(tiny: Tiny, unbroken: Path, tmp_path: Path) -> None:
+    """And paths that are relative where they are given are not where they are saved."""
+    workdir = tmp_path / "moved"
+    shutil.copytree(unbroken, workdir)
+    shutil.copytree(tiny.root / "images", tmp_path / "pictures")
+    shutil.copytree(tiny.root / "images", tmp_path / "others")
+    first = min((tmp_path / "others" / "train").rglob("*.png"))
+    shutil.copy(max((tmp_path / "others" / "train").rglob("*.png")), first)
+    before = {name: (workdir / name).read_bytes() for name in ("config.json", "metrics.jsonl")}
+
+    def train(images: str, *more: str) -> Any:
+        arguments = ("--workdir=moved", f"--config.data.source=folder:{images}", *more)
+        return tiny.run(*arguments, "--config.data.dir=data", cwd=tmp_path)
+
+    done = train("others")
+    assert done.returncode == 1
+    assert "was trained on other data than" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert before == {name: (workdir / name).read_bytes() for name in before}
+    done = train("pictures", "--config.epochs=1")  # of the 15 that it has
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "this run is complete: 120 steps" in done.stdout
+    assert (workdir / "metrics.jsonl").read_bytes() == before["metrics.jsonl"]
+    expected = json.loads(before["config.json"])
+    expected["data"] |= {"source": f"folder:{tmp_path}/pictures", "dir": f"{tmp_path}/data"}
+    assert json.loads((workdir / "config.json").read_text()) == expected
+    # A disk that is not mounted, or somebody who needed the space.
+    (workdir / "checkpoints").rename(tmp_path / "elsewhere")
+    done = train("pictures")
+    assert done.returncode == 1
+    assert "has metrics up to step 120 but no checkpoint" in done.stderr
+    assert (workdir / "metrics.jsonl").read_bytes() == before["metrics.jsonl"]
+
+
 # --- alarms ---------------------------------------------------------------------------------------
 
 
