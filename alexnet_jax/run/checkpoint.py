@@ -27,6 +27,7 @@ from orbax.checkpoint import v1 as ocp
 from alexnet_jax.errors import UserError
 from alexnet_jax.model.mesh import shardings
 from alexnet_jax.run import momentum, noise, versions
+from alexnet_jax.signals import COMMAND
 
 Tree = Any
 Record = dict[str, Any]
@@ -81,7 +82,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with self._noise:
+        with self._noise, COMMAND.patient():  # a stop is no reason to lose what is being saved
             try:
                 self.wait()
                 if self._writer is not None:
@@ -141,7 +142,8 @@ class Checkpoints:
             SaveFailed: they could not be (a full disk, say); the earlier checkpoints stand.
         """
         if self._writer is not None:
-            self._carefully(self._writer.wait)
+            with COMMAND.patient():
+                self._carefully(self._writer.wait)
         if self._under_way is not None:
             with contextlib.suppress(OSError):  # a full disk is noticed by what matters
                 (self.directory.parent / SAVED).write_text(f"{self._under_way}\n")

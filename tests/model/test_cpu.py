@@ -1,5 +1,6 @@
 """The operators that are fast on a CPU against the plain ones, values and derivatives."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import network_fixtures as fixtures
 import numpy as np
 import pytest
 
-from alexnet_jax.model import AlexNet, Conv, make_mesh, operators
+from alexnet_jax.model import AlexNet, Conv, Network, make_mesh, operators
 from alexnet_jax.model.cpu import compiler, convolution, normalization, portions, winograd
 from alexnet_jax.model.cpu.convolution import Form
 from alexnet_jax.model.mesh import shardings
@@ -62,13 +63,14 @@ def in_portions(form: Form, few: int) -> Callable[..., jax.Array]:
 
 
 def geometries() -> list[tuple[Any, ...]]:
-    """The network's own (with fewer channels), and six at random."""
+    """The network's own (with fewer channels), the smallest stride of its own, six at random."""
     found: list[tuple[Any, ...]] = [
         # images, height, width, channels, kernels, taps, stride, padding, groups, few
         (3, 40, 40, 3, 8, 11, 4, (0, 3), 1, 2),
         (5, 27, 27, 6, 8, 5, 1, (2, 2), 2, 2),
         (4, 13, 13, 8, 6, 3, 1, (1, 1), 1, 4),
         (3, 13, 13, 8, 6, 3, 1, (1, 1), 2, 1),
+        (3, 9, 10, 4, 6, 3, 2, (1, 1), 1, 2),
     ]
     rng = np.random.default_rng(0)
     for _ in range(6):
@@ -121,6 +123,29 @@ def test_winograd_by_its_definition(taps: int) -> None:
     assert (matrices.output[:, winograd.ONE] == 1).all()
 
 
+def test_winograd_is_for_kernels_that_are_many_enough() -> None:
+    """And for float32: half precision has its own units elsewhere."""
+    form = Form(3, 1, (1, 1), 2, "relu")
+    enough, few = jnp.zeros((3, 3, 50, 80)), jnp.zeros((3, 3, 50, 78))
+    assert convolution.CHANNELS == 50 * 80 // 2
+    assert convolution.may_loop(convolution.kernels(enough, form))
+    assert not convolution.may_loop(convolution.kernels(few, form))
+    assert not convolution.may_loop(convolution.kernels(enough.astype(jnp.bfloat16), form))
+
+
+@pytest.mark.parametrize("images, portion", [(128, 8), (8, None)])
+def test_the_network_of_2012_goes_through_conv1_in_portions_that_fit_a_cache(
+    images: int, portion: int | None
+) -> None:
+    """Of 96 maps of 55 x 55 in float32, 1.16 MB an image, 8 fit; 8 images go at once."""
+    network = Network()
+    shapes = jax.eval_shape(AlexNet(network).init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    pixels = jax.ShapeDtypeStruct((images, 224, 224, 3), jnp.float32)
+    program = str(jax.make_jaxpr(AlexNet(network).apply)(shapes, pixels))
+    lengths = re.findall(r"\blength=(\d+)", program)
+    assert (str(images // portion) in lengths) if portion else not lengths, lengths
+
+
 @pytest.mark.parametrize("constants", [{"beta": 0.75}, {"beta": 0.5}])
 def test_lrn_apart(constants: dict[str, float]) -> None:
     """With its powers kept apart LRN is the same, in both directions."""
@@ -136,7 +161,7 @@ def test_lrn_apart(constants: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("images, largest, few", [
     (128, 1_161_600, 8), (128, 260_000, 32), (1, 10**9, 1), (97, 1_161_600, 8), (20, 10**6, 10),
-    (64, 1_000, 64),
+    (64, 1_000, 64), (15, 1_250_000, 5), (14, 1_250_000, 7), (25, 1_000_000, 9),
 ])  # fmt: skip
 def test_portions(images: int, largest: int, few: int) -> None:
     """As many as fit, in equal portions; where none come out even, the last is filled up."""

@@ -354,6 +354,24 @@ def test_batch_norm_at_test() -> None:
         jax.tree.map(np.testing.assert_array_equal, updated[layer], running[layer])
 
 
+def test_dropout_of_the_last_maps() -> None:
+    """Torchvision has it there (`classifier.0`): masked in training, halved at test."""
+    last = "conv2"
+    conv = dataclasses.replace(fixtures.small_network().conv2, after="activation pool dropout")
+    network = fixtures.small_network(**few_layers(), conv2=conv)
+    model, images = AlexNet(network), fixtures.random_images(2, network.input_size)
+    params = {"params": fixtures.random_params(network)}
+    masks = model.dropout_masks(jax.random.key(0), 2)
+    assert masks.keys() == {last, "fc6"}
+    for given, share in ((masks, masks[last]), (None, 0.5)):
+        _, stages = model.apply(params, images, given, intermediates=True)
+        maps = np.asarray(stages[f"{last}/pool"])
+        np.testing.assert_array_equal(stages[f"{last}/dropout"], maps * share)
+        seen = np.asarray(stages[f"{last}/dropout"], np.float32).reshape(2, -1)
+        kernel, bias = (np.float32(params["params"]["fc6"][kind]) for kind in ("kernel", "bias"))
+        np.testing.assert_allclose(stages["fc6"], seen @ kernel + bias, rtol=1e-4, atol=1e-4)
+
+
 def test_no_dropout() -> None:
     """A rate of 0 draws no masks and multiplies by 1."""
     network = fixtures.small_network(dropout=0.0, **few_layers())

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import load
 from alexnet_jax.data.cache.store import Cache
 from alexnet_jax.data.dataset import ensure_cache
+from alexnet_jax.errors import ConfigError
 from alexnet_jax.evaluation.evaluator import evaluate_run
 from alexnet_jax.evaluation.scores import Score
 from alexnet_jax.model import make_mesh
@@ -167,3 +168,13 @@ def test_the_type_of_the_activations(tmp_path: Path, dtype: str) -> None:
     assert types == dict.fromkeys(stages, dtype) | {"fc8": "float32"}
     assert logits.dtype == jnp.float32
     assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    data_fixtures.write_folder(tmp_path / "images", {"train": 3, "val": 1, "test": 1}, CLASSES)
+    config = configuration(
+        tmp_path, "reconciled", "batch_size=9", "mesh.data=2", "mesh.tower=1", "eval_batch_size=2"
+    )
+    with pytest.raises(ConfigError, match=r"batch_size=9 does not divide over the data axis"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -18,7 +18,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.scores import Score
 from alexnet_jax.model import make_mesh
 from alexnet_jax.signals import Stopped
-from alexnet_jax.training import loop
+from alexnet_jax.training import clock, loop
 from alexnet_jax.training.step import NOTHING_YET, State
 from alexnet_jax.training.update_rule import Plateau
 
@@ -192,6 +192,30 @@ def test_a_row_has_the_averages_since_the_last_one(monkeypatch: pytest.MonkeyPat
     assert [row["seconds_left"] for row in rows] == [3.5, 1.0, 0.0]
     # Of the last step that was made: the rate drops after six of twelve.
     assert [row["learning_rate"] for row in rows] == pytest.approx([1e-3, 1e-4, 1e-4])
+
+
+def test_a_rate_counts_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No compilation, no validation, no save: each takes a minute here, and a step two seconds."""
+    now = [0.0]
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+
+    def takes(seconds: float, do: Any) -> Any:
+        def timed(*given: Any, **named: Any) -> Any:
+            now[0] += seconds
+            return do(*given, **named)
+
+        return timed
+
+    config = configuration(log_every=1, eval_every=0.5, checkpoint_every=0.75)
+    evaluator = Evaluator(*[0.5] * STEPS)
+    run, record = make_run(config, evaluator)
+    run.evaluator = takes(60, evaluator)
+    run.evaluator.viewer = evaluator.viewer
+    record.save = takes(60, lambda *given: record.log.append(("save", given)))
+    run.loop(initial_state(), 0, takes(2, step), Batches())
+    rates = [row["images_per_second"] for (row,) in record.of("training")]
+    assert record.steps() == [3, 6, 9, 12]
+    assert rates == [BATCH / 2] * STEPS
 
 
 def test_validation_sees_its_split_in_one_view_and_says_what_it_saw() -> None:

@@ -6,13 +6,19 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import run_fixtures as fixtures
 from tensorboardX.proto.event_pb2 import Event
 
 from alexnet_jax.evaluation.scores import Score, score_row
-from alexnet_jax.training.report import Report, conclude, read_test_scores
+from alexnet_jax.training.report import (
+    Report,
+    _import_tensorboardx,
+    conclude,
+    read_test_scores,
+)
 
 ROW = {
     "step": 40, "epoch": 2.5, "split": "train", "loss": 1.25, "top1_error": 0.5,
@@ -175,7 +181,7 @@ def test_scores_of_a_test_are_found_again(tmp_path: Path) -> None:
 def test_the_conclusion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     conclude(tmp_path, SCORES, 64)
     out = capsys.readouterr().out
-    assert "test, last step: top-1 error 25.00%, top-5 error 6.25%, loss 0.5000 in one view" in out
+    assert out.startswith("\ntest, last step: top-1 error 25.00%, top-5 error 6.25%, loss 0.5000 ")
     assert "test, last step: top-1 error 12.50%, top-5 error 3.12%, loss 0.3750 in ten views" in out
     assert "best checkpoint by validation error: step 64\n" in out
     assert f"python -m alexnet_jax.main --workdir={tmp_path} --mode=evaluate" in out
@@ -195,3 +201,10 @@ def test_training_does_not_load_torch(tmp_path: Path) -> None:
         text=True,
     )
     assert done.stdout.split() == ["training", "loaded"], done.stderr
+
+
+def test_torch_that_is_in_memory_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = ModuleType("torch")
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    _import_tensorboardx()
+    assert sys.modules["torch"] is torch
