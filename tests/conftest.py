@@ -3,12 +3,10 @@
 import os
 import tempfile
 from types import ModuleType
-from typing import Any, NamedTuple
 
 import jax
 import network_fixtures as fixtures
 import numpy as np
-import optax
 import pytest
 from run_fixtures import Tiny
 
@@ -66,24 +64,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return Tiny(tmp_path_factory.mktemp("tiny"))
 
 
-class FullSize(NamedTuple):
-    """The network of 2012 with its initial weights, and one training step's worth of numbers.
-
-    All of them float64; `params` are the float32 values that a run starts from.
-    """
-
-    network: Network
-    params: Any
-    images: np.ndarray
-    labels: np.ndarray
-    masks: dict[str, np.ndarray]
-    logits: jax.Array  # in training, with the masks
-    loss: jax.Array
-    gradients: Any
-
-
 @pytest.fixture(scope="session")
-def full_size() -> FullSize:
+def full_size() -> fixtures.FullSize:
     """Computed once, on one device, in float64.
 
     In float32 one response in 130,000 is so near to zero that its ReLU opens on one processor and
@@ -97,16 +79,7 @@ def full_size() -> FullSize:
     drawn = jax.jit(model.init)(jax.random.key(0), images[:1].astype(np.float32))["params"]
     params = jax.tree.map(lambda array: np.asarray(array, np.float64), drawn)
     with jax.enable_x64(True):
-        (loss, logits), gradients = jax.jit(gradient_function(model))(params, images, labels, masks)
-    return FullSize(network, params, images, labels, masks, logits, loss, gradients)
-
-
-def gradient_function(model: AlexNet) -> Any:
-    """((loss, logits), gradients) of (params, images, labels, masks)."""
-
-    def loss(params: Any, images: Any, labels: Any, masks: Any) -> tuple[jax.Array, jax.Array]:
-        logits = model.apply({"params": params}, images, masks)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses.mean(), logits
-
-    return jax.value_and_grad(loss, has_aux=True)
+        (loss, logits), gradients = jax.jit(fixtures.gradient_function(model))(
+            params, images, labels, masks
+        )
+    return fixtures.FullSize(network, params, images, labels, masks, logits, loss, gradients)

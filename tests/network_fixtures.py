@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from alexnet_jax import settings
@@ -93,3 +94,30 @@ def difference(found: Tree, expected: Tree) -> float:
         here = float(np.abs(a - b).max() / max(float(np.abs(b).max()), 1e-300))
         worst = max(worst, here if math.isfinite(here) else math.inf)
     return worst
+
+
+class FullSize(NamedTuple):
+    """The network of 2012 with its initial weights, and one training step's worth of numbers.
+
+    All of them float64; `params` are the float32 values that a run starts from.
+    """
+
+    network: Network
+    params: Any
+    images: np.ndarray
+    labels: np.ndarray
+    masks: dict[str, np.ndarray]
+    logits: jax.Array  # in training, with the masks
+    loss: jax.Array
+    gradients: Any
+
+
+def gradient_function(model: AlexNet) -> Any:
+    """((loss, logits), gradients) of (params, images, labels, masks)."""
+
+    def loss(params: Any, images: Any, labels: Any, masks: Any) -> tuple[jax.Array, jax.Array]:
+        logits = model.apply({"params": params}, images, masks)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), logits
+
+    return jax.value_and_grad(loss, has_aux=True)

@@ -149,6 +149,14 @@ class Checkpoints:
                 (self.directory.parent / SAVED).write_text(f"{self._under_way}\n")
             self._under_way = None
 
+    def prepare_to_save(self) -> None:
+        """Moves away what the first save would stumble over.
+
+        Raises:
+            UserError: one cannot be read now, which is better known before anything is changed.
+        """
+        self._open_writer()
+
     def _open_writer(self) -> ocp.training.Checkpointer:
         """Orbax's; at the first save, when what it would stumble over has been moved away."""
         if self._writer is None:

@@ -115,6 +115,8 @@ def train(config: ConfigDict, workdir: str | Path) -> list[Score]:
         state, start = resume(state, batches, checkpoints, cache, mesh)
         if start == 0:
             check_never_saved(saved, config)
+        if start < steps:
+            checkpoints.prepare_to_save()
         save_configuration(config, saved, finished=start >= steps)  # nothing stands in the way
         inputs.write_input(workdir, cache.mean_image, cache.class_names)
         with Report(workdir, start, steps) as report:

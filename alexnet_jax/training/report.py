@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.scores import Score
 from alexnet_jax.files import whole
 from alexnet_jax.run.metrics import Row, read_lines, read_rows
@@ -39,9 +40,8 @@ class Report:
         steps: of the whole run.
         """
         self._workdir, self._start = workdir, start
-        path = workdir / "metrics.jsonl"
-        _drop_rows_after(start, path)
-        self._file = path.open("a")
+        self._path = workdir / "metrics.jsonl"
+        _drop_rows_after(start, self._path)
         if start < steps:
             self._events  # noqa: B018  # TensorBoard forgets the events after the start
         self._bar = tqdm(
@@ -58,7 +58,6 @@ class Report:
 
     def __exit__(self, *error: object) -> None:
         self._bar.close()
-        self._file.close()
         if "_events" in vars(self):
             self._events.close()
 
@@ -80,9 +79,19 @@ class Report:
         self._bar.refresh()
 
     def rows(self, *rows: Row) -> None:
-        """Writes rows of one moment together."""
-        self._file.write("".join(json.dumps(row) + "\n" for row in rows))
-        self._file.flush()
+        """Writes rows of one moment together.
+
+        Raises:
+            UserError: there is no space for them, say.
+        """
+        try:
+            with self._path.open("a") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in rows))
+        except OSError as error:
+            raise UserError(
+                f"could not write to {self._path}: {error.strerror}. Free some space or fix the "
+                "permissions, and give the same command again to resume"
+            ) from error
         for row in rows:
             views = f"_{row['views']}_views" if row.get("views", 1) > 1 else ""
             for name, value in row.items():

@@ -21,7 +21,7 @@ import network_fixtures as fixtures
 import numpy as np
 import onnx
 import pytest
-from conftest import gradient_function
+from network_fixtures import gradient_function
 
 import alexnet_jax
 from alexnet_jax import settings

@@ -311,7 +311,10 @@ def test_libraries_that_are_missing_or_old(
 def test_other_refusals(tmp_path: Path) -> None:
     """An unknown suffix, an output in use, a mean image that does not fit."""
     (tmp_path / "w.h5").write_bytes(b"x")
-    refused(tmp_path / "w.h5", "none of the files that are read: .onnx, .pth, .pt, .safetensors")
+    refused(
+        tmp_path / "w.h5",
+        ".onnx, .pth, .pt, .pth.tar, .ckpt, .safetensors",
+    )
     graph = other.bvlc_like(dropout=0).save(tmp_path / "w.onnx")
     with pytest.raises(FileNotFoundError):
         convert(tmp_path / "none.onnx", tmp_path / "w")

@@ -99,7 +99,7 @@ VARIANTS = {
     "six layers, dropout on maps": {
         "conv6": Conv(8, 3, 1, (1, 1), communicates=True, std=0.1, after="activation dropout"),
         "activation": "linear",
-        "lrn_size": 4,
+        "lrn_size": 7,
     },
     "no hidden layers": {**TAKEN_OUT, "fc6": Dense(0), "pool_window": 2},
     "taken out": TAKEN_OUT,

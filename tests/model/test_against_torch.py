@@ -12,7 +12,7 @@ import network_fixtures as fixtures
 import numpy as np
 import optax
 import pytest
-from conftest import FullSize, gradient_function
+from network_fixtures import FullSize, gradient_function
 
 from alexnet_jax.model import AlexNet, Network, make_mesh
 from alexnet_jax.training import update_rule

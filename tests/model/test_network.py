@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import network_fixtures as fixtures
 import numpy as np
 import pytest
-from conftest import FullSize
+from network_fixtures import FullSize
 
 from alexnet_jax import settings
 from alexnet_jax.configs import base, half

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import network_fixtures as fixtures
 import numpy as np
 import pytest
-from conftest import FullSize, gradient_function
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
+from network_fixtures import FullSize, gradient_function
 
 from alexnet_jax import settings
 from alexnet_jax.configs import base

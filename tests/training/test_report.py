@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import TextIO
 
 import pytest
 import run_fixtures as fixtures
 from tensorboardX.proto.event_pb2 import Event
 
+from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.scores import Score, score_row
 from alexnet_jax.training.report import (
     Report,
@@ -83,6 +85,24 @@ def test_rows_are_in_the_file_at_once_and_as_they_are(tmp_path: Path) -> None:
     with Report(tmp_path, start=40, steps=64):
         pass
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == ROW
+
+
+def test_a_full_disk_names_the_file_and_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Report(tmp_path, start=0, steps=64) as report:
+        report.rows(ROW)
+        before = (tmp_path / "metrics.jsonl").read_bytes()
+
+        def full(path: Path, *mode: str) -> TextIO:
+            return open("/dev/full", "a")
+
+        monkeypatch.setattr(type(tmp_path), "open", full)
+        message = r"could not write to .*metrics\.jsonl: No space left on device\. Free some space"
+        with pytest.raises(UserError, match=message):
+            report.rows(ROW)
+        monkeypatch.undo()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
 def test_tensorboard_has_every_number_once(tmp_path: Path) -> None:
