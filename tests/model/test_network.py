@@ -401,12 +401,48 @@ def test_share_of_units_that_stay() -> None:
         ({"conv2": Conv(15, 5)}, r"model\.conv2\.width=15"),
         ({"conv1": Conv(8, 11, after="activation lrn")}, r"model\.conv1\.after='activation lrn'"),
         ({"fc6": Dense(33)}, r"model\.fc6\.width=33"),
+        ({"conv2": Conv(-2, 5)}, r"model\.conv2\.width=-2"),
+        ({"conv1": Conv(0, 11)}, r"model\.conv1\.width=0"),
+        (
+            {"conv2": Conv(16, 5, after="pool pool")},
+            r"model\.conv2\.after='pool pool': each .* once",
+        ),
+        ({"conv2": Conv(16, 5, std=-0.01)}, r"model\.conv2\.std=-0.01"),
+        ({"lrn_size": 2}, r"model\.lrn_size=2"),
+        ({"lrn_size": -1}, r"model\.lrn_size=-1"),
+        ({"lrn_k": 0.0}, r"model\.lrn_k=0.0"),
+        ({"lrn_alpha": -1e-4}, r"model\.lrn_alpha=-0.0001"),
+        ({"fc8_std": float("nan")}, r"model\.fc8_std=nan"),
+        ({"dropout": 1.0}, r"model\.dropout=1.0"),
+        ({"conv2": Conv(16, 29)}, r"model\.conv2: a kernel of 29 .* maps of 11 \(padded 11\)"),
+        ({"conv2": Conv(16, 5, 0)}, r"model\.conv2: a kernel of 5 every 0"),
+        ({"conv2": Conv(16, 5, padding=(-1, 2))}, r"model\.conv2: a kernel of 5 .*\(padded 12\)"),
+        ({"pool_window": 12}, r"model\.conv2: a pool of 12 every 2 pixels .* maps of 6 "),
+        (
+            {"conv5": Conv(16, 3, 1, (1, 1), after="pool", pool_padding=(3, 0))},
+            r"pool_padding=\(3, 0\)",
+        ),
     ],
 )
 def test_bad_fields(changes: dict[str, Any], field: str) -> None:
     """Each names the field as it is written on the command line."""
     with pytest.raises(ValueError, match=field):
         fixtures.small_network(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classes": 2}, {"towers": 1}, {"dropout": 0.0}, {"dropout": 0.99}, {"lrn_size": 1},
+        {"lrn_alpha": 0.0}, {"lrn_beta": 0.0}, {"lrn_k": 1e-9}, {"fc8_std": 0.0},
+        {"conv2": Conv(2, 1)}, {"pool_window": 1}, {"fc6": Dense(2, std=0.0)},
+        {"conv2": Conv(16, 11), "conv5": Conv(16, 3, 1, (1, 1))},
+        {"conv5": Conv(16, 3, 1, (1, 1), after="pool", pool_padding=(2, 2))},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_last_values_that_mean_something(changes: dict[str, Any]) -> None:
+    shapes(fixtures.small_network(**changes))
 
 
 @pytest.mark.parametrize(
