@@ -93,7 +93,7 @@ def training_stream(
 
     def load(step: int) -> Batch:
         draws = augmentation.draw(_generator(seed, step), batch_size, positions, flip).rows(rows)
-        places = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
+        places = step * batch_size + np.arange(batch_size)[rows]
         epochs, within = np.divmod(places, len(images))
         indices = np.concatenate(
             [order(epoch)[within[epochs == epoch]] for epoch in np.unique(epochs).tolist()]

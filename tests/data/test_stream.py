@@ -1,5 +1,6 @@
 """The training stream: its order, its crops and its lighting, and that it resumes exactly."""
 
+import dataclasses
 import json
 import pathlib
 import socket
@@ -60,6 +61,24 @@ def test_the_seed_alone_decides():
     assert not np.array_equal(first[0]["label"], other[0]["label"])
     assert not np.array_equal(first[0]["offset"], other[0]["offset"])
     assert not np.array_equal(first[0]["offset"], first[1]["offset"])
+
+
+@pytest.mark.parametrize(
+    ("images", "threads", "expected"),
+    [("arrays", None, 1), ("decoded", None, 5), ("arrays", 3, 3), ("decoded", 3, 3)],
+)
+def test_threads(monkeypatch, images, threads, expected):
+    """One for arrays, all cores where images are decoded, or as many as are asked for."""
+    asked = []
+    options = stream.grain.ReadOptions
+    monkeypatch.setattr(stream, "cores", lambda: 5)
+    monkeypatch.setattr(
+        stream.grain, "ReadOptions", lambda **given: asked.append(given) or options(**given)
+    )
+    held = CACHE.images["train"] if images == "arrays" else list(CACHE.images["train"])
+    cache = dataclasses.replace(CACHE, images={"train": held})
+    stream.training_stream(cache, batch_size=BATCH, crop=CROP, seed=1, threads=threads)
+    assert [given["num_threads"] for given in asked] == [expected]
 
 
 def test_the_order_of_an_epoch_is_philox_s_of_the_seed_and_the_epoch():
