@@ -2,6 +2,7 @@
 `glue_reference`, its scores, and the activations' type."""
 
 import functools
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,14 +17,15 @@ import run_fixtures
 from glue_reference import Params, Rates, each
 from ml_collections import ConfigDict
 
-from alexnet_jax import load
+from alexnet_jax import load, settings
 from alexnet_jax.data.cache.store import Cache
 from alexnet_jax.data.dataset import ensure_cache
-from alexnet_jax.errors import ConfigError
+from alexnet_jax.errors import ConfigError, UserError
 from alexnet_jax.evaluation.evaluator import evaluate_run
 from alexnet_jax.evaluation.scores import Score
 from alexnet_jax.model import make_mesh
 from alexnet_jax.run.parts import build
+from alexnet_jax.training import loop
 from alexnet_jax.training.loop import input_stream, train
 from alexnet_jax.training.step import dropout_key, initial_state
 from alexnet_jax.training.update_rule import update_rule
@@ -178,3 +180,62 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_
     with pytest.raises(ConfigError, match=r"batch_size=9 does not divide over the data axis"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("run", ["reconciled"], indirect=True)
+def test_a_run_that_is_complete_and_then_goes_on(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asked again, it trains nothing; asked for half an epoch more, it makes one step."""
+    workdir = tmp_path / "run"
+    shutil.copytree(run.workdir, workdir)
+    pictures = [workdir / "figures" / name for name in ("conv1.png", "curves.png")]
+    for picture in pictures:
+        picture.unlink()
+    before = {name: (workdir / name).read_bytes() for name in ("config.json", "metrics.jsonl")}
+    assert train(run.config, workdir) == run.scores
+    assert "this run is complete: 4 steps" in capsys.readouterr().out
+    assert before == {name: (workdir / name).read_bytes() for name in before}
+    assert all(picture.stat().st_size > 1000 for picture in pictures)
+
+    longer = settings.override(run.config, ["epochs=2.5"])
+    scores = train(longer, workdir)
+    printed = capsys.readouterr().out
+    assert "resuming from the checkpoint of step 4\n" in printed
+    assert "testing 12 images in one view and in ten\n" in printed
+    assert [score.examples for score in scores] == [12, 12] and scores != run.scores
+    assert settings.read(workdir / "config.json").epochs == 2.5
+    text = (workdir / "metrics.jsonl").read_text()
+    assert text.startswith(before["metrics.jsonl"].decode())
+    steps = [(row["split"], row["step"]) for row in run_fixtures.rows(workdir)][-4:]
+    assert steps == [("train", 5), ("validation", 5), ("test", 5), ("test", 5)]
+    assert run_fixtures.checkpoint_steps(workdir)[-1] == 5
+
+
+def test_two_starts_at_once_compare_with_the_first_one_s_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was written while the second one was opening its data."""
+    data_fixtures.write_folder(tmp_path / "images", {"train": 4, "val": 3, "test": 3}, CLASSES)
+    config = configuration(tmp_path)
+    opened = loop.build
+
+    def build_and_be_late(config: ConfigDict) -> object:
+        found = opened(config)
+        (tmp_path / "run").mkdir()
+        settings.save(settings.override(config, ["seed=8"]), tmp_path / "run/config.json")
+        return found
+
+    monkeypatch.setattr(loop, "build", build_and_be_late)
+    with pytest.raises(ConfigError, match="another configuration"):
+        train(config, tmp_path / "run")
+    assert settings.read(tmp_path / "run/config.json").seed == 8
+
+
+def test_a_directory_that_cannot_be_is_refused_before_the_data_are_prepared(tmp_path: Path) -> None:
+    data_fixtures.write_folder(tmp_path / "images", {"train": 4, "val": 3, "test": 3}, CLASSES)
+    (tmp_path / "file").write_text("mine")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"file/run cannot be written .* is no directory"):
+        train(configuration(tmp_path), tmp_path / "file/run")
+    assert sorted(tmp_path.iterdir()) == before

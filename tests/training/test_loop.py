@@ -195,7 +195,8 @@ def test_a_row_has_the_averages_since_the_last_one(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_rate_counts_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No compilation, no validation, no save: each takes a minute here, and a step two seconds."""
+    """No compilation, no validation, no save: each takes a minute here, and step n takes n seconds,
+    of which a row averages those since the last one."""
     now = [0.0]
     monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
 
@@ -212,10 +213,14 @@ def test_a_rate_counts_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     run.evaluator = takes(60, evaluator)
     run.evaluator.viewer = evaluator.viewer
     record.save = takes(60, lambda *given: record.log.append(("save", given)))
-    run.loop(initial_state(), 0, takes(2, step), Batches())
+
+    def longer_and_longer(state: State, batch: dict[str, Any]) -> State:
+        return takes(int(state.step) + 1, step)(state, batch)
+
+    run.loop(initial_state(), 0, longer_and_longer, Batches())
     rates = [row["images_per_second"] for (row,) in record.of("training")]
     assert record.steps() == [3, 6, 9, 12]
-    assert rates == [BATCH / 2] * STEPS
+    assert rates == [BATCH / seconds for seconds in range(1, STEPS + 1)]
 
 
 def test_validation_sees_its_split_in_one_view_and_says_what_it_saw() -> None:
@@ -235,6 +240,7 @@ def test_the_test_has_its_split_and_its_epoch() -> None:
     found = loop.score_test_split(evaluator, {}, run.cache, run.config, record, STEPS)
     assert [score.views for score in found] == [1, 10]
     assert evaluator.asked == [(5, [0, 1, 2, 3, 4], True)]
+    assert record.of("say") == [("testing 5 images in one view and in ten",)]
     (rows,) = record.of("rows")
     assert [(row["split"], row["views"], row["epoch"]) for row in rows] == [
         ("test", 1, 3.0),
