@@ -292,6 +292,19 @@ def test_it_is_said_once() -> None:
     assert len(record.of("say")) == 1
 
 
+def test_the_loop_looks_for_it_at_every_row() -> None:
+    """A loss of 2.08 in all steps: said at step 10, the first row after two epochs."""
+
+    def at_chance(state: State, batch: dict[str, Any]) -> State:
+        after = step(state, batch)
+        return after.replace(running=after.running | {"loss": after.running["examples"] * 2.08})
+
+    run, record = make_run(configuration())
+    run.loop(initial_state(), 0, at_chance, Batches())
+    said = [text for (text,) in record.of("say") if "at chance" in text]
+    assert len(said) == 1 and "after 2.5 epochs" in said[0]
+
+
 def broken(state: State, batch: dict[str, Any]) -> State:
     """A step whose loss is no number the third time."""
     after = step(state, batch)
