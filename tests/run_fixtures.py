@@ -16,7 +16,9 @@ from typing import Any
 
 import data_fixtures
 import numpy as np
-import tensorstore
+
+from experiments.reliability.small import arrays
+from experiments.reliability.small import steps as checkpoint_steps
 
 CONFIG = '''
 """The smallest network that has every layer."""
@@ -124,24 +126,6 @@ def row_count(workdir: Path) -> int:
     """Lines in `metrics.jsonl`, whole or not."""
     path = workdir / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def checkpoint_steps(workdir: Path) -> list[int]:
-    """The checkpoints that are complete, by the look of the directory."""
-    return sorted(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit())
-
-
-def arrays(checkpoint: Path) -> dict[str, np.ndarray]:
-    """Every array of a checkpoint, by tensorstore alone: 'model/params.conv1.kernel' and so on."""
-    found = {}
-    for part in ("model", "training"):
-        base = {"driver": "ocdbt", "base": f"file://{checkpoint / part}/"}
-        for key in tensorstore.KvStore.open(base).result().list().result():
-            name, is_array, _ = key.decode().partition("/zarr.json")
-            if is_array:
-                spec = {"driver": "zarr3", "kvstore": {**base, "path": f"{name}/"}}
-                found[f"{part}/{name}"] = tensorstore.open(spec).result().read().result()
-    return found
 
 
 def record(checkpoint: Path) -> dict[str, Any]:

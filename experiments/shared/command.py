@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from alexnet_jax import streams
 from alexnet_jax.cli import fitted
 from alexnet_jax.errors import UserError
 from experiments.shared import machine
@@ -34,6 +35,7 @@ def say(line: str) -> None:
 
 def start(main: Callable[[], None]) -> None:
     """Runs an experiment; what its user can fix is one line on stderr, and an exit code."""
+    streams.last()  # a closed pipe ends no hour of measuring
     # As an exception, so that the processes that were started are ended as well, see `runs.call`.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))

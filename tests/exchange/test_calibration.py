@@ -4,37 +4,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import data_fixtures
 import numpy as np
 import pytest
 import trained_fixtures
 from onnx import numpy_helper
 
-import alexnet_jax
 from alexnet_jax import settings
 from alexnet_jax.data.dataset import ensure_cache
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
 from alexnet_jax.exchange import exporting
-from alexnet_jax.model import make_mesh
 
 CROP = 96
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved network, with a folder of images to calibrate with."""
-    path = tmp_path_factory.mktemp("run")
-    data_fixtures.write_folder(path / "images", {"train": 6}, ("a", "b"))
-    data = (f"data.source=folder:{path}/images", f"data.dir={path}/data")
-    trained_fixtures.save_network(path / "run", None, 0, *data)
-    return path / "run"
-
-
-@pytest.fixture(scope="module")
-def network(workdir: Path) -> TrainedNetwork:
-    """The same, loaded on one device."""
-    return alexnet_jax.load(workdir, mesh=make_mesh(1, 1))
 
 
 def test_calibration_images_are_from_all_over_the_training_split(

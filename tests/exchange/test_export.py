@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import data_fixtures
 import jax
 import jax.numpy as jnp
 import network_fixtures as fixtures
@@ -34,22 +33,6 @@ from experiments.export.measure import errors
 SIZE, CROP = trained_fixtures.SIZE, 96
 PICTURES = trained_fixtures.pictures(3)
 PIXELS = exporting.central(PICTURES, CROP)
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved network, with a folder of images to calibrate with."""
-    path = tmp_path_factory.mktemp("run")
-    data_fixtures.write_folder(path / "images", {"train": 6}, ("a", "b"))
-    data = (f"data.source=folder:{path}/images", f"data.dir={path}/data")
-    trained_fixtures.save_network(path / "run", None, 0, *data)
-    return path / "run"
-
-
-@pytest.fixture(scope="module")
-def network(workdir: Path) -> TrainedNetwork:
-    """The same, loaded on one device."""
-    return alexnet_jax.load(workdir, mesh=make_mesh(1, 1))
 
 
 def with_random_weights(network: Network, size: int = SIZE) -> TrainedNetwork:

@@ -331,3 +331,14 @@ def test_errors_of_a_user_are_one_line(
         with pytest.raises(SystemExit) as ended:
             command.start(fail(error))
         assert ended.value.code == code and capsys.readouterr().err == said
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    """As `| head`: no traceback, and the experiment goes on to its end."""
+    command = [sys.executable, "-m", "experiments.faults", "alexnet_jax/training", "--list"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0

@@ -14,9 +14,6 @@ import pytest
 import run_fixtures as fixtures
 from run_fixtures import Tiny
 
-from alexnet_jax.errors import UserError
-from alexnet_jax.files import sole_owner
-
 # A save takes longer than the four steps to the next one, so that few kills miss one. The plateau
 # rule drops the rate three times in these 15 epochs, so its state is part of what has to come back.
 LONG = (
@@ -284,17 +281,3 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     after = fixtures.arrays(tmp_path / "checkpoints/8")
     assert all(np.array_equal(good[name], after[name]) for name in good)
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
-
-
-# --- the lock, in this process --------------------------------------------------
-
-
-def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
-    with (
-        sole_owner(tmp_path),
-        pytest.raises(UserError, match="another process is training in"),
-        sole_owner(tmp_path),
-    ):
-        pass
-    with sole_owner(tmp_path):
-        pass
