@@ -7,25 +7,36 @@ import sys
 from typing import TextIO
 
 
-class Lasting(io.FileIO):
+class Lasting(io.TextIOWrapper):
     """A stream of the process whose writes do not fail.
+
+    The errors are caught here and not in the raw file below: an exception of a signal that comes up
+    there, after the write, would let the buffer between them write the same again.
 
     Attributes:
         lost: the error after which nothing was written any more.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(descriptor, "w", closefd=False)
-        self.lost: OSError | None = None
+    lost: OSError | None = None
 
-    def write(self, data: object) -> int | None:  # type: ignore[override]
+    def write(self, text: str) -> int:
         """Writes, or forgets, like all that comes after it."""
         try:
-            return super().write(data)  # type: ignore[arg-type]
+            return super().write(text)
         except OSError as error:
-            self.lost = error
-            _to_nowhere(self.fileno())
-            return memoryview(data).nbytes  # type: ignore[arg-type]
+            self._lose(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Writes what waits, or forgets it."""
+        try:
+            super().flush()
+        except OSError as error:
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        self.lost = error
+        _to_nowhere(self.fileno())
 
 
 def _to_nowhere(descriptor: int) -> None:
@@ -55,8 +66,8 @@ def last() -> None:
 def _lasting(descriptor: int, stream: TextIO | None) -> TextIO:
     if stream is not None and (os.name == "nt" and stream.isatty()):
         return stream  # a console of Windows has letters, not bytes
-    return io.TextIOWrapper(
-        io.BufferedWriter(Lasting(descriptor)),
+    return Lasting(
+        io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False)),
         encoding=getattr(stream, "encoding", "utf-8"),
         errors="backslashreplace",
         line_buffering=descriptor == 2 or os.isatty(descriptor),
@@ -66,8 +77,7 @@ def _lasting(descriptor: int, stream: TextIO | None) -> TextIO:
 
 def lost(stream: TextIO) -> OSError | None:
     """The error that ended what is written to a stream, if one did."""
-    raw = getattr(getattr(stream, "buffer", None), "raw", None)
-    return raw.lost if isinstance(raw, Lasting) else None
+    return stream.lost if isinstance(stream, Lasting) else None
 
 
 def unread(error: OSError) -> bool:

@@ -187,3 +187,33 @@ def test_predict_into_a_pipe_that_closes(tiny: Tiny, trained: tuple[Path, str]) 
         process.stdout.close()
         said = process.stderr.read()
     assert (process.returncode != 0, said) == (True, "")
+
+
+INTERRUPTED = """
+import signal
+from alexnet_jax import streams
+
+streams.last()
+signal.signal(signal.SIGALRM, lambda *_: 1 / 0)
+numbers = iter(range(2000))
+left = True
+while left:
+    try:
+        for number in numbers:
+            signal.setitimer(signal.ITIMER_REAL, 2e-6 * (number % 20 + 1))
+            print(f"<{number}>", flush=True)
+        left = False
+    except ZeroDivisionError:
+        pass
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+"""
+
+
+def test_an_interrupted_print_is_not_printed_twice() -> None:
+    """A signal may come between the system's write and the note that it is done."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=True
+    )
+    printed = re.findall(r"<\d+>", done.stdout)
+    assert len(printed) > 100
+    assert len(printed) == len(set(printed))

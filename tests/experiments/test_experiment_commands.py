@@ -313,6 +313,7 @@ def test_errors_of_a_user_are_one_line(
 ) -> None:
     """With the exit code of the error."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(command.streams, "last", lambda: None)
 
     class Wrong(UserError):
         exit_code = 2
