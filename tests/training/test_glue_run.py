@@ -184,7 +184,10 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_
 
 @pytest.mark.parametrize("run", ["reconciled"], indirect=True)
 def test_a_run_that_is_complete_and_then_goes_on(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Asked again, it trains nothing; asked for half an epoch more, it makes one step."""
     workdir = tmp_path / "run"
@@ -193,7 +196,9 @@ def test_a_run_that_is_complete_and_then_goes_on(
     for picture in pictures:
         picture.unlink()
     before = {name: (workdir / name).read_bytes() for name in ("config.json", "metrics.jsonl")}
-    assert train(run.config, workdir) == run.scores
+    with monkeypatch.context() as nothing_to_save:
+        nothing_to_save.setattr(loop.Checkpoints, "prepare_to_save", None)
+        assert train(run.config, workdir) == run.scores
     assert "this run is complete: 4 steps" in capsys.readouterr().out
     assert before == {name: (workdir / name).read_bytes() for name in before}
     assert all(picture.stat().st_size > 1000 for picture in pictures)
@@ -232,8 +237,10 @@ def test_two_starts_at_once_compare_with_the_first_one_s_configuration(
     assert settings.read(tmp_path / "run/config.json").seed == 8
 
 
-def test_a_directory_that_cannot_be_is_refused_before_the_data_are_prepared(tmp_path: Path) -> None:
-    data_fixtures.write_folder(tmp_path / "images", {"train": 4, "val": 3, "test": 3}, CLASSES)
+def test_a_directory_that_cannot_be_is_refused_before_the_data_are_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "build", None)
     (tmp_path / "file").write_text("mine")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"file/run cannot be written .* is no directory"):
