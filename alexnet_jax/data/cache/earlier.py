@@ -51,6 +51,8 @@ class Earlier:
         if not facts or not self._request.is_same_kind(facts):
             return
         stamps = listing.read(directory) or {}
+        for suspect in self._request.listing.suspects(listing.written_at(directory)):
+            stamps.pop(suspect, None)
         for split, count in counts.items():
             of = "train" if split == "validation" and facts["settings"]["holdout"] else split
             images = np.memmap(

@@ -1,7 +1,8 @@
 """The list of a source's images: by it a cache knows whether they are still as they were.
 
 Compared are the names in their order, the labels, and of every file its size and the time of its
-last change; a file that was changed within its size and given back its old time passes unnoticed.
+last change. A file that was replaced by one of the same size and time is suspected by the time at
+which the system itself last changed it, which nobody can set; see `Listing.suspects`.
 Where many images are in one file (tars, TFDS) its size alone counts, since a copy of it may have
 another time. Nothing is read or decoded: a million files are compared in some 15 seconds.
 """
@@ -46,11 +47,13 @@ class Listing:
         self._class_names = source.class_names
         self._files = {name: files_of(split) for name, split in source.splits.items()}
         self._stamps: dict[str, np.ndarray] = {}  # int64 (files, 2): size, time
+        self._touched: dict[str, np.ndarray] = {}  # int64 (files,): when the system changed it
         for name, files in self._files.items():
-            stamps = np.array([_size_and_time(file) for file in files], np.int64).reshape(-1, 2)
+            found = np.array([_size_and_times(file) for file in files], np.int64).reshape(-1, 3)
             if not _one_each(source.splits[name], files):
-                stamps[:, 1] = 0
-            self._stamps[name] = stamps
+                found[:, 1:] = 0
+            self._stamps[name] = np.ascontiguousarray(found[:, :2])
+            self._touched[name] = found[:, 2]
 
     @functools.cached_property
     def digest(self) -> str:
@@ -70,6 +73,19 @@ class Listing:
             return None
         name = source_split.name(index)  # type: ignore[attr-defined]
         return name, Stamp(str(label_of(source_split, index)), *self._stamps[split][index].tolist())
+
+    def suspects(self, since: int) -> list[tuple[str, str]]:
+        """The images, by split and name, whose files were written, replaced, moved or copied since.
+
+        Args:
+            since: nanoseconds since 1970, see `written_at`.
+        """
+        return [
+            (split, stamped[0])
+            for split, times in self._touched.items()
+            for index in np.flatnonzero(times > since).tolist()
+            if (stamped := self.stamp(split, index))
+        ]
 
     def rows(self) -> Iterator[tuple[str, str, Stamp]]:
         """Split, name and stamp of every image with a file of its own, and of the other files."""
@@ -109,6 +125,14 @@ def read(directory: pathlib.Path | str) -> Listed | None:
     except (OSError, ValueError, StopIteration):
         return None
     return listed
+
+
+def written_at(directory: pathlib.Path | str) -> int:
+    """When the list in a directory was written, in nanoseconds since 1970; never, if it was not."""
+    try:
+        return os.stat(os.path.join(directory, FILE)).st_mtime_ns
+    except OSError:
+        return np.iinfo(np.int64).max
 
 
 class Changes(NamedTuple):
@@ -180,12 +204,12 @@ def _one_each(split: Split, files: Sequence[str]) -> bool:
     return len(files) == len(split) and hasattr(split, "name")
 
 
-def _size_and_time(path: str) -> tuple[int, int]:
+def _size_and_times(path: str) -> tuple[int, int, int]:
     try:
         found = os.stat(path)
     except OSError:  # a link to nowhere; whoever reads it will say so
-        return -1, 0
-    return found.st_size, found.st_mtime_ns
+        return -1, 0, 0
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _some(names: Iterable[str]) -> str:
