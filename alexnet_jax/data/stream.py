@@ -18,7 +18,7 @@ import grain
 import numpy as np
 
 from alexnet_jax.data import augmentation
-from alexnet_jax.data.cache.store import Cache
+from alexnet_jax.data.cache.store import Cache, read_soon
 from alexnet_jax.data.threads import cores
 from alexnet_jax.errors import UserError
 
@@ -98,6 +98,7 @@ def training_stream(
         indices = np.concatenate(
             [order(epoch)[within[epochs == epoch]] for epoch in np.unique(epochs).tolist()]
         )
+        read_soon(images, indices)
         lit = lighting != "none" and (lighting_steps is None or step < lighting_steps)
         shift = augmentation.lighting_shift(
             draws.alphas, cache.eigenvalues, cache.eigenvectors, lighting if lit else "none"

@@ -69,7 +69,8 @@ def how(result: dict[str, Any]) -> Iterator[str]:
     yield (
         f"{jpegs['files']:,} JPEG files, {jpegs['width']}x{jpegs['height']}, {size['min']:.0f} to "
         f"{size['max']:.0f} kB (median {size['median']:.0f}), no two the same. Files and cache are "
-        "in the page cache: no disk is waited for"
+        "in the page cache, no disk is waited for, but in the row that says so: there the system "
+        "was told to forget the images before every epoch"
     )
     yield (
         f"Median, least and most of {settings['rounds']} rounds. In each all rows take turns, for "

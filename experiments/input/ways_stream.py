@@ -1,5 +1,7 @@
 """This package's stream: from the cache, and from the JPEG files without one."""
 
+import mmap
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +15,7 @@ from experiments.shared.timing import Reading, Stopwatch, Variant
 
 
 def variants(material: Material) -> list[Variant]:
-    """With lighting on the host, with lighting on the device, and with no cache."""
+    """With lighting on the host or the device, from a disk, and with no cache."""
     group, threads = "this package's stream", material.threads
 
     def streaming(cache: Cache, **options: Any) -> grain.IterDataset:
@@ -39,7 +41,40 @@ def variants(material: Material) -> list[Variant]:
         reading_batches(streaming(material.decoding, threads=threads), material, 2 * threads),
         material.batch_size * threads,
     )
-    return [*cached, undecoded]
+    if not hasattr(os, "posix_fadvise"):  # macOS has no such call
+        return [*cached, undecoded]
+    epoch = len(material.paths) // material.batch_size
+    from_disk = Variant(
+        "stream_from_disk",
+        group,
+        "from the cache, which is not in memory",
+        reading_from_disk(streaming(material.cache), material, epoch),
+        material.batch_size * epoch,
+    )
+    return [*cached, from_disk, undecoded]
+
+
+def reading_from_disk(
+    dataset: grain.IterDataset, material: Material, epoch: int
+) -> Callable[[int], Reading]:
+    """A `Variant.run` that takes epochs, each after the system was told to forget the images."""
+
+    def forget() -> None:
+        material.cache.images["train"].base.madvise(mmap.MADV_DONTNEED)  # or it is kept
+        file = os.open(os.path.join(material.cache.path, "train.images.npy"), os.O_RDONLY)
+        os.fsync(file)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
+
+    def run(count: int) -> Reading:
+        read = reading_batches(dataset, material, warm_up=0)
+        taken = []
+        for _ in range(count // (epoch * material.batch_size)):
+            forget()
+            taken.append(read(epoch * material.batch_size))
+        return Reading(*map(sum, zip(*taken)))
+
+    return run
 
 
 def reading_batches(

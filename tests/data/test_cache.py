@@ -202,3 +202,30 @@ def test_a_path_that_is_no_text_is_refused_before_any_work(tmp_path, monkeypatch
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "link") == sorted(
         [os.path.basename(place), "good"]
     )
+
+
+def test_images_wanted_next_are_read_in_whole_pages(monkeypatch):
+    """Every byte of theirs and no other page; arrays in memory are left alone."""
+
+    class Mapped:
+        def __init__(self):
+            self.asked = []
+
+        def madvise(self, advice, start, length):
+            assert advice == store.mmap.MADV_WILLNEED
+            assert start % store.mmap.PAGESIZE == 0
+            self.asked.append(range(start, start + length))
+
+    class Images(list):
+        offset, base = store.HEADER, Mapped()
+
+    monkeypatch.setattr(store.mmap, "mmap", Mapped)
+    images = Images(np.zeros((3, 64, 64, 3), np.uint8))
+    store.read_soon(images, np.array([2, 0]))
+    size, page = images[0].nbytes, store.mmap.PAGESIZE
+    for row, asked in zip([2, 0], images.base.asked, strict=True):
+        first, end = store.HEADER + row * size, store.HEADER + (row + 1) * size
+        assert first - page < asked.start <= first and asked.stop == end
+    store.read_soon(np.zeros((3, 8, 8, 3), np.uint8), [0])
+    store.read_soon(object(), [0])
+    assert len(images.base.asked) == 2

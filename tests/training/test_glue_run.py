@@ -237,6 +237,15 @@ def test_two_starts_at_once_compare_with_the_first_one_s_configuration(
     assert settings.read(tmp_path / "run/config.json").seed == 8
 
 
+@pytest.mark.parametrize("run", ["reconciled"], indirect=True)
+def test_another_configuration_is_refused_before_the_data_are_prepared(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "build", None)
+    with pytest.raises(ConfigError, match="another configuration"):
+        train(settings.override(run.config, ["seed=8"]), run.workdir)
+
+
 def test_a_directory_that_cannot_be_is_refused_before_the_data_are_prepared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,9 +192,11 @@ def test_a_finished_run_leaves_tensorboard_and_its_rows_alone(tmp_path: Path) ->
 def test_scores_of_a_test_are_found_again(tmp_path: Path) -> None:
     """Those of this step and of the test split alone, if none is missing."""
     with Report(tmp_path, start=0, steps=64) as report:
+        report.rows(score_row(SCORES[1], 48, 3.0, "test"))
         report.rows(*(score_row(score, 64, 4.0, "test") for score in SCORES))
         report.rows(*(score_row(score, 80, 5.0, "validation") for score in SCORES))
         report.rows(score_row(SCORES[0], 96, 6.0, "test"))
+    assert read_test_scores(tmp_path, 48) == []
     assert read_test_scores(tmp_path, 64) == SCORES
     assert read_test_scores(tmp_path, 80) == []
     assert read_test_scores(tmp_path, 96) == []

@@ -18,9 +18,10 @@ import csv
 import dataclasses
 import hashlib
 import json
+import mmap
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,25 @@ def open_cache(path: str) -> Cache:
         raise UserError(f"{path} cannot be read ({error})") from error
     except (ValueError, KeyError, TypeError, EOFError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it, and prepare it again") from error
+
+
+def read_soon(images: Any, rows: Iterable[int]) -> None:
+    """Asks the system to read images that are wanted next, where they are not in memory yet.
+
+    A disk reads them side by side then, instead of one after the other as each is touched.
+
+    Args:
+        images: of a cache; those that are not memory-mapped are left alone.
+        rows: their numbers.
+    """
+    mapped = getattr(images, "base", None)
+    if not isinstance(mapped, mmap.mmap) or not hasattr(mmap, "MADV_WILLNEED"):  # as on Windows
+        return
+    size = images[0].nbytes
+    for row in rows:
+        start = images.offset + int(row) * size
+        page = start - start % mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
 
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any] | None:
