@@ -75,7 +75,7 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.eval_batch_size = 128  # images at a time in tests, over all devices
     config.log_every = 100  # steps from one row of training metrics to the next
     config.eval_every = 1.0  # epochs from one validation to the next
-    config.checkpoint_every = 1.0  # epochs from one checkpoint to the next
+    config.checkpoint_every = 1.0  # epochs from one checkpoint to the next; the best comes besides
     config.keep_checkpoints = 3  # of the latest; the best one is kept besides
 
     return presets.apply(config, preset)

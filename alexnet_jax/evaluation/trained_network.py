@@ -22,6 +22,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import given
 from alexnet_jax.evaluation.viewer import Viewer
 from alexnet_jax.model import AlexNet, make_mesh
+from alexnet_jax.run.devices import out_of_memory
 from alexnet_jax.run.inputs import read_input, words
 from alexnet_jax.run.restore import restore_weights
 
@@ -213,8 +214,9 @@ class TrainedNetwork:
             some = np.asarray(pictures[start : start + batch_size])
             spare = -(-batch_size // data) * data - len(some)
             padded = np.concatenate([some, np.zeros((spare, *some.shape[1:]), np.uint8)])
-            found = compute(jax.device_put(padded, self.viewer.sharding))
-            yield np.asarray(found, np.float32)[: len(some)]
+            with out_of_memory(f"batch_size={batch_size} in float32: give fewer images at a time"):
+                found = np.asarray(compute(jax.device_put(padded, self.viewer.sharding)))
+            yield found.astype(np.float32, copy=False)[: len(some)]
 
 
 def _whole_number(name: str, value: Any, allowed: range) -> int:

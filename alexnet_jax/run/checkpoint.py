@@ -105,6 +105,11 @@ class Checkpoints:
         measured = [step for step in self.steps() if self._errors.get(step, math.inf) < math.inf]
         return min(measured, key=self._errors.__getitem__, default=None)
 
+    def is_best(self, error: float | None) -> bool:
+        """Whether a validation's top-1 error is lower than those of all checkpoints."""
+        self.best()  # it reads those of an earlier process
+        return error is not None and error < min(self._errors.values(), default=math.inf)
+
     def save(self, step: int, trees: dict[str, Tree], record: Record, error: float | None) -> None:
         """Starts to save; the arrays are copied before this returns, the files are written later.
 

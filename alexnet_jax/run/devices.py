@@ -40,18 +40,27 @@ def enough_memory(config: ConfigDict, *fields: str) -> Iterator[None]:
     Raises:
         UserError: the device is out of memory.
     """
+    values = " and ".join(f"--config.{field}={config[field]}" for field in fields)
+    training = "batch_size" in fields
+    precision = f"--config.dtype={config.dtype}" if training else "float32, as every test is"
+    other_type = ", or --config.dtype=bfloat16" * (training and config.dtype == "float32")
+    with out_of_memory(f"{values} in {precision}: give fewer images at a time{other_type}"):
+        yield
+
+
+@contextlib.contextmanager
+def out_of_memory(advice: str) -> Iterator[None]:
+    """Says what was computed, and what to do, where a device runs out of memory.
+
+    Raises:
+        UserError: the device is out of memory.
+    """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        values = " and ".join(f"--config.{field}={config[field]}" for field in fields)
-        training = "batch_size" in fields
-        precision = f"--config.dtype={config.dtype}" if training else "float32, as every test is"
-        raise UserError(
-            f"a device is out of memory, with {values} in {precision}: give fewer images at a time"
-            + ", or --config.dtype=bfloat16" * (training and config.dtype == "float32")
-        ) from error
+        raise UserError(f"a device is out of memory, with {advice}") from error
 
 
 def mesh_of(config: ConfigDict) -> Mesh:

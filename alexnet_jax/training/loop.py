@@ -269,7 +269,7 @@ class Run:
                 if self.config.data.validation and (step % self.eval_every == 0 or last):
                     state, error = self.validate(state, step)
                     clock.restart()
-                if step % self.save_every == 0 or last or stop:
+                if step % self.save_every == 0 or last or stop or self.checkpoints.is_best(error):
                     self.save(state, step, batches, error)
                     clock.restart()
                 if stop:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -151,11 +152,12 @@ def conclude(workdir: Path, scores: list[Score], best: int | None) -> None:
         print(f"test, last step: {score}")
     if best is not None:
         print(f"best checkpoint by validation error: step {best}")
+    quoted = shlex.quote(str(workdir))
     print(f"""
 In {workdir}: metrics.jsonl, checkpoints/, figures/conv1.png (the kernels of conv1, tower
 by tower), figures/curves.png, and for TensorBoard tensorboard/. Next:
 
-    python -m alexnet_jax.main --workdir={workdir} --mode=evaluate    # test it again
+    python -m alexnet_jax.main --workdir={quoted} --mode=evaluate    # test it again
     python -m alexnet_jax.main --mode=describe                         # the network, layer by layer
     python -m alexnet_jax.main --workdir=W --config=fashion_mnist      # real images
 """)

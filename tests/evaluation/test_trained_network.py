@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -156,6 +157,16 @@ def test_class_names_of_any_bytes(tmp_path: Path, workdir: Path) -> None:
     inputs.write_input(tmp_path, trained_fixtures.mean_image(), names)
     config = settings.read(workdir / "config.json")
     assert inputs.read_input(tmp_path, config)[1] == names
+
+
+def test_a_device_that_is_out_of_memory(network: TrainedNetwork) -> None:
+    """The number of images at a time is named."""
+
+    def full(*_: Any) -> Any:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+    with pytest.raises(UserError, match="out of memory, with batch_size=3 in float32: give fewer"):
+        list(network.in_batches(full, trained_fixtures.pictures(4), 3))
 
 
 def test_refusals(network: TrainedNetwork, workdir: Path, tmp_path: Path) -> None:

@@ -148,6 +148,7 @@ def test_the_best_is_the_one_with_the_lowest_error_and_outlives_the_latest(tmp_p
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.steps() == [2, 6, 7]
         assert checkpoints.best() == 2
+        assert [checkpoints.is_best(e) for e in (0.2, 0.3, 0.4, None)] == [True, *[False] * 3]
 
 
 # --- damage ---------------------------------------------------------------------------------------

@@ -139,6 +139,20 @@ def test_intervals_in_epochs(
     assert len(record.of("advance")) == STEPS
 
 
+def test_the_best_validation_so_far_is_saved() -> None:
+    """Between the others, or it could not be had again."""
+    errors = [0.5, 0.3, 0.4, 0.2, 0.6, 0.2]
+    run, record = make_run(configuration(eval_every=0.5, checkpoint_every=1.5), Evaluator(*errors))
+    best = [1.0]
+    vars(record)["is_best"] = lambda error: error is not None and error < min(best)
+    vars(record)["save"] = lambda step, *_: (
+        record.log.append(("save", (step,))),
+        best.append(errors[step // 2 - 1]),
+    )
+    run.loop(initial_state(), 0, step, Batches())
+    assert record.steps() == [2, 4, 6, 8, 12]
+
+
 def test_without_a_validation_split_nothing_is_validated() -> None:
     config = configuration()
     config.data.validation = ""

@@ -209,6 +209,8 @@ def test_the_conclusion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "test, last step: top-1 error 12.50%, top-5 error 3.12%, loss 0.3750 in ten views" in out
     assert "best checkpoint by validation error: step 64\n" in out
     assert f"python -m alexnet_jax.main --workdir={tmp_path} --mode=evaluate" in out
+    conclude(tmp_path / "two words", SCORES, None)
+    assert f"--workdir='{tmp_path}/two words' --mode" in capsys.readouterr().out
     conclude(tmp_path, SCORES, None)
     assert "best checkpoint" not in capsys.readouterr().out
 
