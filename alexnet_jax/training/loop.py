@@ -1,49 +1,30 @@
-"""The training of paper section 5: stochastic gradient descent, and what surrounds it.
+"""The loop of stochastic gradient descent (paper section 5): it steps, logs, validates and saves."""
 
-`train` is the whole run: it makes or restores the state, then steps, logs, validates and saves
-until the last step, tests the result in one view and in ten, says it, and draws the first layer's
-kernels.
-"""
-
-import contextlib
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import grain
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from alexnet_jax import settings
 from alexnet_jax.data.cache.store import Cache
 from alexnet_jax.data.stream import device_stream, process_share, training_stream
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.evaluator import Evaluator
-from alexnet_jax.evaluation.scores import Score, score_row
-from alexnet_jax.files import check_writable, sole_owner
+from alexnet_jax.evaluation.scores import score_row
 from alexnet_jax.model import Network
-from alexnet_jax.model.mesh import IMAGES, describe_mesh
+from alexnet_jax.model.mesh import IMAGES
 from alexnet_jax.model.platforms import platform_of
-from alexnet_jax.run import inputs, versions
-from alexnet_jax.run.checkpoint import SAVED, Checkpoints
-from alexnet_jax.run.devices import enough_memory
-from alexnet_jax.run.metrics import Row, read_rows
-from alexnet_jax.run.parts import build, check_batch
+from alexnet_jax.run.checkpoint import Checkpoints
+from alexnet_jax.run.metrics import Row
 from alexnet_jax.signals import Stopped, stop_signals
-from alexnet_jax.training import first_weights, update_rule
+from alexnet_jax.training import update_rule
 from alexnet_jax.training.clock import Clock
-from alexnet_jax.training.report import Report, conclude, read_test_scores
-from alexnet_jax.training.step import (
-    State,
-    initial_state,
-    lighting_steps,
-    make_train_step,
-    total_steps,
-)
+from alexnet_jax.training.report import Report
+from alexnet_jax.training.step import State, lighting_steps
 
 Tree = Any
 
@@ -70,157 +51,6 @@ def input_stream(
         split=config.data.train,
     )
     return device_stream(stream, sharding)
-
-
-def train(config: ConfigDict, workdir: str | Path) -> list[Score]:
-    """Trains, or resumes, the run of `workdir` and tests it.
-
-    Returns:
-        The scores on the test split: in one view and in ten.
-
-    Raises:
-        UserError: anything the user can fix; nothing was overwritten.
-        Stopped: SIGTERM or SIGINT came; the run was saved first if it was under way.
-    """
-    workdir = Path(workdir).expanduser()
-    saved = workdir / "config.json"
-    first_weights.check_workdir(workdir)
-    check_same_run(saved, config)
-    check_writable(workdir)
-    taken = first_weights.take(config, workdir)
-    cache, mesh, model = build(config)
-    check_batch(config, mesh)
-    network = model.network
-    images = len(cache.images[config.data.train])
-    steps = total_steps(config, images)
-    optimizer = update_rule.update_rule(config.optim, steps)
-    print(
-        f"{cache.name}: {images:,} training images, {network.classes} classes; "
-        f"{steps:,} steps of {config.batch_size} on a mesh of {describe_mesh(mesh)}",
-        flush=True,
-    )
-
-    stream = input_stream(config, cache, network, mesh, steps)
-    evaluator = Evaluator(
-        model, cache.mean_image, config.eval_batch_size, aligned=config.data.mean == "aligned"
-    )
-    with (
-        sole_owner(workdir),
-        enough_memory(config, "batch_size", "eval_batch_size"),
-        Checkpoints(workdir / "checkpoints", config.keep_checkpoints) as checkpoints,
-        contextlib.closing(iter(stream)) as batches,
-    ):
-        check_same_run(saved, config)  # another process may have been here meanwhile
-        state = first_weights.start(initial_state(model, optimizer, config.seed), taken)
-        state, start = resume(state, batches, checkpoints, cache, mesh)
-        if start == 0:
-            check_never_saved(saved, config)
-        if start < steps:
-            checkpoints.prepare_to_save()
-        save_configuration(config, saved, finished=start >= steps)  # nothing stands in the way
-        inputs.write_input(workdir, cache.mean_image, cache.class_names)
-        with Report(workdir, start, steps) as report:
-            if start >= steps:
-                report.say(f"this run is complete: {start:,} steps")
-            else:
-                run = Run(config, steps, cache, evaluator, checkpoints, report)
-                step = make_train_step(model, optimizer, cache.mean_image, config, steps)
-                state = run.loop(state, start, step, batches)
-                checkpoints.wait()  # a failure is told now, not after the test
-            end = max(start, steps)
-            scores = read_test_scores(workdir, end) or score_test_split(
-                evaluator, state.model(), cache, config, report, end
-            )
-        best = checkpoints.best()
-    conclude(workdir, scores, best)
-    draw(np.asarray(state.params["conv1"]["kernel"]), network.towers, workdir)
-    return scores
-
-
-def draw(kernels: np.ndarray, towers: int, workdir: Path) -> None:
-    """Draws what a run looks like; that it could not is said, and no reason to lose a result."""
-    try:
-        from alexnet_jax.pictures import curves, figure3  # matplotlib would delay the first step
-
-        figure3.kernels(kernels, towers, workdir)
-        curves.curves(workdir)
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        print(f"note: {workdir / 'figures'} could not be drawn ({reason}); the run is complete")
-
-
-def check_same_run(saved: Path, config: ConfigDict) -> None:
-    """Refuses to go on with another configuration than a run's `config.json`, if it has one."""
-    if saved.exists():
-        settings.check_same_run(settings.read(saved), config, saved.parent)
-
-
-def check_never_saved(saved: Path, config: ConfigDict) -> None:
-    """Refuses to start over a run whose checkpoints are gone, and with them what it measured.
-
-    Raises:
-        UserError: its metrics show that there were some.
-    """
-    workdir = saved.parent
-    rows = read_rows(workdir / "metrics.jsonl")
-    every = (settings.read(saved) if saved.exists() else config).checkpoint_every
-    # A run that was killed before its first save has rows too. The mark is a save's own; runs of
-    # earlier versions have none, but were saved by the time of their second checkpoint.
-    if rows and (
-        (workdir / SAVED).exists()
-        or any(row["split"] == "test" or row.get("epoch", 0) > 2 * every for row in rows)
-    ):
-        raise UserError(
-            f"{workdir} has metrics up to step {max(row['step'] for row in rows):,} but no "
-            "checkpoint: put its checkpoints/ back (is a disk not mounted?), or give another "
-            "--workdir; to train it again from the start, move metrics.jsonl away first"
-        )
-    (workdir / SAVED).unlink(missing_ok=True)
-
-
-def save_configuration(config: ConfigDict, saved: Path, *, finished: bool) -> None:
-    """Writes `config.json`; of a finished run only where its data are now.
-
-    What is saved is what was trained, whatever is asked of a run that trains no more; its paths
-    mean the same from any directory.
-    """
-    config = settings.absolute(config)
-    if finished and saved.exists():
-        trained = settings.read(saved)
-        for place in ("source", "dir", "cache"):
-            trained.data[place] = config.data[place]
-        config = trained
-    settings.save(config, saved)
-
-
-def resume(
-    state: State, batches: Any, checkpoints: Checkpoints, cache: Cache, mesh: Mesh
-) -> tuple[State, int]:
-    """The state and the input where the newest sound checkpoint left them.
-
-    The order: arrays, then the input's position, then `metrics.jsonl` is cut (by `Report`).
-    """
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.trees())
-    found = checkpoints.restore(abstract, mesh)
-    if found is None:
-        return state, 0
-    trees, record = found
-    if record["dataset"] != cache.fingerprint:
-        raise UserError(
-            f"the run in {checkpoints.directory.parent} was trained on other data than "
-            f"{cache.path} holds now (fingerprint {record['dataset']}, here {cache.fingerprint}). "
-            "Give the --config.data.dir of before, or another --workdir."
-        )
-    for aside in checkpoints.discard_after(record["step"]):
-        print(f"moved the damaged checkpoint to {aside}")
-    batches.set_state(record["input"])
-    print(f"resuming from the checkpoint of step {record['step']:,}", flush=True)
-    if others := versions.differing(record.get("versions", {})):
-        print(
-            f"note: that checkpoint was saved with {others}; from here on the numbers may differ "
-            "a little from those of an unbroken run"
-        )
-    return state.with_trees(trees), record["step"]
 
 
 class Run:
@@ -371,20 +201,3 @@ def check_finite(state: State, checkpoints: Checkpoints) -> None:
 def all_finite(tree: Tree) -> jax.Array:
     """Whether no array of the tree holds an infinity or a nan."""
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
-
-
-def score_test_split(
-    evaluator: Evaluator,
-    variables: Tree,
-    cache: Cache,
-    config: ConfigDict,
-    report: Report,
-    step: int,
-) -> list[Score]:
-    """One and ten views of the test split, by the weights of the last step."""
-    split = config.data.test
-    report.say(f"testing {len(cache.images[split]):,} images in one view and in ten")
-    scores = evaluator(variables, cache.images[split], cache.labels[split], ten_views=True)
-    epoch = step * config.batch_size / len(cache.images[config.data.train])
-    report.rows(*(score_row(score, step, epoch, "test") for score in scores))
-    return scores

@@ -18,7 +18,7 @@ from alexnet_jax import settings
 from alexnet_jax.configs import base
 from alexnet_jax.errors import UserError
 from alexnet_jax.run.parts import build
-from alexnet_jax.training.loop import train
+from alexnet_jax.training.session import train
 
 
 @pytest.fixture

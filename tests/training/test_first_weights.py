@@ -18,7 +18,7 @@ from alexnet_jax.model import AlexNet, Conv, Dense, make_mesh
 from alexnet_jax.model.mesh import shardings
 from alexnet_jax.run.checkpoint import Checkpoints
 from alexnet_jax.training import first_weights, update_rule
-from alexnet_jax.training.loop import train
+from alexnet_jax.training.session import train
 from alexnet_jax.training.step import State, initial_state
 
 Tree = Any

@@ -25,8 +25,9 @@ from alexnet_jax.evaluation.evaluator import evaluate_run
 from alexnet_jax.evaluation.scores import Score
 from alexnet_jax.model import make_mesh
 from alexnet_jax.run.parts import build
-from alexnet_jax.training import loop
-from alexnet_jax.training.loop import input_stream, train
+from alexnet_jax.training import session
+from alexnet_jax.training.loop import input_stream
+from alexnet_jax.training.session import train
 from alexnet_jax.training.step import dropout_key, initial_state
 from alexnet_jax.training.update_rule import update_rule
 
@@ -197,7 +198,7 @@ def test_a_run_that_is_complete_and_then_goes_on(
         picture.unlink()
     before = {name: (workdir / name).read_bytes() for name in ("config.json", "metrics.jsonl")}
     with monkeypatch.context() as nothing_to_save:
-        nothing_to_save.setattr(loop.Checkpoints, "prepare_to_save", None)
+        nothing_to_save.setattr(session.Checkpoints, "prepare_to_save", None)
         assert train(run.config, workdir) == run.scores
     assert "this run is complete: 4 steps" in capsys.readouterr().out
     assert before == {name: (workdir / name).read_bytes() for name in before}
@@ -223,7 +224,7 @@ def test_two_starts_at_once_compare_with_the_first_one_s_configuration(
     """It was written while the second one was opening its data."""
     data_fixtures.write_folder(tmp_path / "images", {"train": 4, "val": 3, "test": 3}, CLASSES)
     config = configuration(tmp_path)
-    opened = loop.build
+    opened = session.build
 
     def build_and_be_late(config: ConfigDict) -> object:
         found = opened(config)
@@ -231,7 +232,7 @@ def test_two_starts_at_once_compare_with_the_first_one_s_configuration(
         settings.save(settings.override(config, ["seed=8"]), tmp_path / "run/config.json")
         return found
 
-    monkeypatch.setattr(loop, "build", build_and_be_late)
+    monkeypatch.setattr(session, "build", build_and_be_late)
     with pytest.raises(ConfigError, match="another configuration"):
         train(config, tmp_path / "run")
     assert settings.read(tmp_path / "run/config.json").seed == 8
@@ -241,7 +242,7 @@ def test_two_starts_at_once_compare_with_the_first_one_s_configuration(
 def test_another_configuration_is_refused_before_the_data_are_prepared(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "build", None)
+    monkeypatch.setattr(session, "build", None)
     with pytest.raises(ConfigError, match="another configuration"):
         train(settings.override(run.config, ["seed=8"]), run.workdir)
 
@@ -249,7 +250,7 @@ def test_another_configuration_is_refused_before_the_data_are_prepared(
 def test_a_directory_that_cannot_be_is_refused_before_the_data_are_prepared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "build", None)
+    monkeypatch.setattr(session, "build", None)
     (tmp_path / "file").write_text("mine")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"file/run cannot be written .* is no directory"):

@@ -218,7 +218,7 @@ def test_the_conclusion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_training_does_not_load_torch(tmp_path: Path) -> None:
     """TensorboardX would, in two seconds; and who imports torch afterwards gets the true one."""
     (tmp_path / "torch.py").write_text("print('loaded')\n__version__ = '2'\n")
-    program = "import alexnet_jax.training.loop; print('training'); import torch"
+    program = "import alexnet_jax.training.session; print('training'); import torch"
     paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, "-c", program],

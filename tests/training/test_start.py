@@ -16,7 +16,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.run import inputs, versions
 from alexnet_jax.run.checkpoint import SAVED
 from alexnet_jax.run.devices import enough_memory
-from alexnet_jax.training import loop
+from alexnet_jax.training import session
 from alexnet_jax.training.update_rule import schedules
 
 TRAINED = {"split": "train", "views": 1, "loss": 2.0}
@@ -51,21 +51,21 @@ def test_a_run_whose_checkpoints_are_gone_is_not_started_over(
     config = write_run(tmp_path, *rows, saved=saved)
     before = (tmp_path / "metrics.jsonl").read_bytes()
     with pytest.raises(UserError) as info:
-        loop.check_never_saved(tmp_path / "config.json", config)
+        session.check_never_saved(tmp_path / "config.json", config)
     words = f"{tmp_path} has metrics up to step {rows[-1]['step']} but no checkpoint: put"
     assert str(info.value).startswith(words)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     (tmp_path / "metrics.jsonl").rename(tmp_path / "metrics.old")  # as the message says
-    loop.check_never_saved(tmp_path / "config.json", config)
+    session.check_never_saved(tmp_path / "config.json", config)
     # From here on it is a new run, which may be killed before its first checkpoint.
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 4, "epoch": 0.25, **TRAINED}))
-    loop.check_never_saved(tmp_path / "config.json", config)
+    session.check_never_saved(tmp_path / "config.json", config)
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(tmp_path: Path) -> None:
     config = write_run(tmp_path, {"step": 8, "epoch": 1.0, **TRAINED})
-    loop.check_never_saved(tmp_path / "config.json", config)
-    loop.check_never_saved(tmp_path / "none" / "config.json", config)
+    session.check_never_saved(tmp_path / "config.json", config)
+    session.check_never_saved(tmp_path / "none" / "config.json", config)
 
 
 # --- what is saved is what was trained ------------------------------------------------------------
@@ -75,13 +75,13 @@ def test_a_finished_run_keeps_its_configuration_but_for_where_its_data_are(tmp_p
     trained = write_run(tmp_path)
     saved = tmp_path / "config.json"
     asked = settings.override(trained, ["epochs=1", "eval_every=0.5", "data.dir=/elsewhere"])
-    loop.save_configuration(asked, saved, finished=True)
+    session.save_configuration(asked, saved, finished=True)
     assert settings.read(saved) == settings.override(trained, ["data.dir=/elsewhere"])
-    loop.save_configuration(asked, saved, finished=False)
+    session.save_configuration(asked, saved, finished=False)
     assert settings.read(saved) == asked
     saved.unlink()
     asked = settings.override(asked, ["data.source=folder:pets"])
-    loop.save_configuration(asked, saved, finished=True)
+    session.save_configuration(asked, saved, finished=True)
     assert settings.read(saved) == settings.absolute(asked) != asked
 
 
@@ -113,7 +113,7 @@ def test_a_picture_that_fails_is_said_and_no_more(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(figure3, "kernels", fail)
-    loop.draw(np.zeros((5, 5, 3, 4), np.float32), 2, tmp_path)
+    session.draw(np.zeros((5, 5, 3, 4), np.float32), 2, tmp_path)
     (line,) = capsys.readouterr().out.splitlines()
     assert line == (
         f"note: {tmp_path / 'figures'} could not be drawn ([Errno 28] No space left on device); "
@@ -133,7 +133,7 @@ def resumed(record: dict[str, Any]) -> int:
     )  # fmt: skip
     batches = SimpleNamespace(set_state=lambda position: None)
     cache: Any = SimpleNamespace(fingerprint="f00d", path="here")
-    return loop.resume(state, batches, checkpoints, cache, None)[1]  # type: ignore[arg-type]
+    return session.resume(state, batches, checkpoints, cache, None)[1]  # type: ignore[arg-type]
 
 
 def test_other_versions_of_libraries_are_said(capsys: pytest.CaptureFixture[str]) -> None:
