@@ -1,4 +1,4 @@
-"""The loop of stochastic gradient descent (paper section 5): it steps, logs, validates and saves."""
+"""The loop of stochastic gradient descent (section 5): steps, rows, validations and saves."""
 
 import math
 from collections.abc import Callable

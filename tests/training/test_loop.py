@@ -18,7 +18,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.scores import Score
 from alexnet_jax.model import make_mesh
 from alexnet_jax.signals import Stopped
-from alexnet_jax.training import clock, loop
+from alexnet_jax.training import clock, loop, session
 from alexnet_jax.training.step import NOTHING_YET, State
 from alexnet_jax.training.update_rule import Plateau
 
@@ -251,7 +251,7 @@ def test_validation_sees_its_split_in_one_view_and_says_what_it_saw() -> None:
 def test_the_test_has_its_split_and_its_epoch() -> None:
     evaluator = Evaluator(0.5)
     run, record = make_run(configuration(), evaluator)
-    found = loop.score_test_split(evaluator, {}, run.cache, run.config, record, STEPS)
+    found = session.score_test_split(evaluator, {}, run.cache, run.config, record, STEPS)
     assert [score.views for score in found] == [1, 10]
     assert evaluator.asked == [(5, [0, 1, 2, 3, 4], True)]
     assert record.of("say") == [("testing 5 images in one view and in ten",)]
