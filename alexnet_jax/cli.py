@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from alexnet_jax import streams
 from alexnet_jax.errors import UserError
-from alexnet_jax.run import noise
+from alexnet_jax.run import hosts, noise
 from alexnet_jax.signals import COMMAND, Stopped
 
 PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # what a drawing may be
@@ -36,7 +36,8 @@ shown = argparse.Namespace(debug=False, unheard=False)  # tracebacks; that stdou
 
 def refuse(message: str, code: int = 1) -> NoReturn:
     """Ends the program with one line on stderr. Code 2 is for the command itself."""
-    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
+    if not hosts.said_by_another(message, code):
+        print(f"error: {hosts.name()}{' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -269,15 +270,19 @@ def run(main: Callable[[], int]) -> NoReturn:
     COMMAND.take()
     streams.last()
     _quieten_hooks()
+    code: Any = 1
     try:
         with errors_in_one_line("nothing was done"):
             code = main()
+    except SystemExit as ended:
+        code = ended.code
     finally:
         COMMAND.finish()
-        if COMMAND.came:  # a library that was interrupted may crash at the end of the interpreter
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(128 + COMMAND.came)
+        if COMMAND.came:
+            code = 128 + COMMAND.came
+        # A library that was interrupted may crash at the end of the interpreter.
+        if COMMAND.came or (code and hosts.several()):
+            hosts.leave(code)
     sys.exit(code)
 
 
@@ -307,7 +312,11 @@ def errors_in_one_line(
             _end_stopped(Stopped(COMMAND.came, kept))
         if shown.debug:
             traceback.print_exc()
-        refuse(*one_line(error))
+        text, code = one_line(error)
+        if isinstance(error, hosts.Elsewhere):
+            sys.exit(code)
+        lost = hosts.why_lost(error)
+        refuse(f"{lost}, and so does this one: {kept}{again}" if lost else text, code)
     finally:
         COMMAND.kept, COMMAND.again, COMMAND.output = before
 
@@ -337,7 +346,7 @@ def one_line(error: Exception) -> tuple[str, int]:
 
 def _end_stopped(stopped: Stopped) -> NoReturn:
     """Ends the program with the sentence about what is kept."""
-    if COMMAND.claim():
+    if COMMAND.claim() and not hosts.said_by_another(str(stopped), 128 + stopped.signal_number):
         heard = COMMAND.output == 1 and streams.lost(sys.stdout) is None
         print(f"{stopped}{COMMAND.again}", file=sys.stdout if heard else sys.stderr, flush=True)
     sys.exit(128 + stopped.signal_number)

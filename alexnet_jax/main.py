@@ -4,6 +4,7 @@ Trains the run of DIR, or resumes it. `--config` names what to train; any field 
 with `--config.FIELD=VALUE`, and `--mode` does something else with the run.
 """
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from alexnet_jax import cli
+from alexnet_jax import cli, streams
+from alexnet_jax.run import hosts
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -43,6 +45,25 @@ def define_flags() -> None:
     )
     flags.DEFINE_bool("best", False, "evaluate: the best checkpoint by validation, not the last.")
     flags.DEFINE_list("ensemble", None, "evaluate: more runs, W2,W3,..., tested alone and as one.")
+    environment = os.environ.get
+    flags.DEFINE_string(
+        "coordinator",
+        environment("JAX_COORDINATOR_ADDRESS"),
+        "Several processes: HOST:PORT of process 0. Under SLURM, Open MPI, Kubernetes and on Cloud "
+        "TPU the three are known.",
+    )
+    flags.DEFINE_integer(
+        "processes", environment("JAX_NUM_PROCESSES"), "Several processes: how many."
+    )
+    flags.DEFINE_integer(
+        "process", environment("JAX_PROCESS_ID"), "Several processes: which this is, from 0."
+    )
+    flags.DEFINE_integer(
+        "patience",
+        hosts.PATIENCE,
+        "Several processes: seconds after which one that does not answer has gone.",
+        lower_bound=1,
+    )
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
     flags.DEFINE_string("compare", None, "config: another configuration; only what differs.")
 
@@ -105,12 +126,40 @@ def configuration(fields: list[str]) -> "ConfigDict":
     return config
 
 
+def join() -> None:
+    """Meets the other processes, if there are any; the first one alone is heard from then on."""
+    hosts.join(FLAGS.coordinator, FLAGS.processes, FLAGS.process, FLAGS.patience, listen=True)
+    if not hosts.first():
+        streams.silence()
+
+
+def check_same(config: "ConfigDict") -> None:
+    """Refuses to work with a process that was told otherwise.
+
+    Raises:
+        UserError: its command, its configuration or its libraries are others. Where data lie may
+            differ: what is in them is compared later.
+    """
+    from alexnet_jax import settings
+    from alexnet_jax.run import versions
+
+    hosts.check_same("the version of ", versions.installed())
+    flags_ = {f"--{flag}": FLAGS[flag].value for flag in ("mode", "workdir", "best", "ensemble")}
+    fields = {f"--config.{field}": value for field, value in settings.flatten(config).items()}
+    for field in ("--config.data.dir", "--config.data.cache"):
+        fields.pop(field)
+    hosts.check_same("", flags_ | fields)
+
+
 def run(fields: list[str]) -> None:
     """Does what the mode says."""
     from alexnet_jax import settings
 
-    config = configuration(fields)
-    settings.check(config)
+    if FLAGS.mode in ("train", "evaluate"):
+        join()
+    with hosts.together():
+        config = configuration(fields)
+        settings.check(config)
     if FLAGS.mode == "config":
         from alexnet_jax.settings import listing
 
@@ -120,6 +169,7 @@ def run(fields: list[str]) -> None:
     from alexnet_jax.run.devices import start_devices
 
     start_devices(config)
+    check_same(config)
     if FLAGS.mode == "describe":
         from alexnet_jax.pictures.network_table import network_table
 

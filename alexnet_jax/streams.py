@@ -1,9 +1,12 @@
 """stdout and stderr of a command: where they are closed, full or not read, the work goes on."""
 
+import contextlib
 import errno
 import io
 import os
 import sys
+import threading
+from collections.abc import Callable
 from typing import TextIO
 
 
@@ -60,19 +63,49 @@ def last() -> None:
             os.fstat(descriptor)
         except OSError:
             _to_nowhere(descriptor)
-    sys.stdout, sys.stderr = _lasting(1, sys.stdout), _lasting(2, sys.stderr)
+    sys.stdout, sys.stderr = _lasting(1, sys.stdout, False), _lasting(2, sys.stderr, True)
 
 
-def _lasting(descriptor: int, stream: TextIO | None) -> TextIO:
+def _lasting(descriptor: int, stream: TextIO | None, by_lines: bool) -> TextIO:
     if stream is not None and (os.name == "nt" and stream.isatty()):
         return stream  # a console of Windows has letters, not bytes
     return Lasting(
         io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False)),
         encoding=getattr(stream, "encoding", "utf-8"),
         errors="backslashreplace",
-        line_buffering=descriptor == 2 or os.isatty(descriptor),
+        line_buffering=by_lines or os.isatty(descriptor),
         write_through=getattr(stream, "write_through", False),
     )
+
+
+def silence() -> None:
+    """Lets what Python prints on stdout end nowhere: another process says the same."""
+    sys.stdout.flush()
+    _to_nowhere(sys.stdout.fileno())
+
+
+def overhear(hear: Callable[[bytes], bool]) -> None:
+    """Gives what C code prints to a function, line by line; what Python prints goes its old way.
+
+    Args:
+        hear: whether the line is to be shown, on stderr.
+    """
+    sys.stdout.flush()
+    out, real = os.dup(1), os.dup(2)
+    sys.stdout, sys.stderr = _lasting(out, sys.stdout, False), _lasting(real, sys.stderr, True)
+    source, sink = os.pipe()
+    for descriptor in (1, 2):
+        os.dup2(sink, descriptor)
+    os.close(sink)
+
+    def listen() -> None:
+        with open(source, "rb") as lines:
+            for line in lines:
+                if hear(line):
+                    with contextlib.suppress(OSError):  # nobody reads it
+                        os.write(real, line)
+
+    threading.Thread(target=listen, name="stderr", daemon=True).start()
 
 
 def lost(stream: TextIO) -> OSError | None:

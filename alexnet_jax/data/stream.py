@@ -194,38 +194,55 @@ def device_stream(dataset: grain.IterDataset, sharding: Any) -> grain.IterDatase
         )
 
     # grain's device_put expects the whole global batch in every process; here each has its rows.
-    def assemble(batch: Batch) -> dict[str, Any]:
-        return {
-            name: jax.make_array_from_process_local_data(sharding, rows)
-            for name, rows in batch.items()
-        }
-
     prefetch = grain.experimental.ThreadPrefetchIterDataset
-    dataset = prefetch(dataset, prefetch_buffer_size=AHEAD).map(assemble)
+    dataset = prefetch(dataset, prefetch_buffer_size=AHEAD)
+    dataset = dataset.map(lambda batch: assembled(batch, sharding))
     return prefetch(dataset, prefetch_buffer_size=AHEAD)
 
 
-def evaluation_batches(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Iterator[Batch]:
+def assembled(batch: Batch, sharding: Any) -> dict[str, Any]:
+    """The global arrays of a batch of which each process has its rows."""
+    import jax
+
+    if jax.process_count() == 1:
+        placed: dict[str, Any] = jax.device_put(batch, sharding)
+        return placed
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
+    }
+
+
+def evaluation_batches(
+    images: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
     """Every example once, in order, in batches of one fixed size.
 
     Args:
         images: uint8 (N, S, S, 3).
         labels: int (N,).
-        batch_size: B.
+        batch_size: B, over all processes.
+        process_index: which of the equal blocks of rows to make, see `process_share`.
+        process_count: how many such blocks a batch has.
 
     Yields:
-        image uint8 (B, S, S, 3), label int32 (B,), and weight float32 (B,): 1 for an example, 0
-        for the padding that fills up the last batch.
+        image uint8 (b, S, S, 3), label int32 (b,), and weight float32 (b,): 1 for an example, 0
+        for the padding that fills up the last batch. b = batch_size / process_count.
     """
-    for start in range(0, len(images), batch_size):
-        rows = slice(start, start + batch_size)
-        count = min(batch_size, len(images) - start)
+    local = batch_size // process_count
+    for start in range(process_index * local, len(images) + process_index * local, batch_size):
+        count = min(local, max(0, len(images) - start))
         batch = {
-            "image": np.zeros((batch_size, *images.shape[1:]), np.uint8),
-            "label": np.zeros(batch_size, np.int32),
-            "weight": np.zeros(batch_size, np.float32),
+            "image": np.zeros((local, *images.shape[1:]), np.uint8),
+            "label": np.zeros(local, np.int32),
+            "weight": np.zeros(local, np.float32),
         }
-        batch["image"][:count] = images[rows]
-        batch["label"][:count] = labels[rows]
-        batch["weight"][:count] = 1
+        if count:
+            batch["image"][:count] = images[start : start + count]
+            batch["label"][:count] = labels[start : start + count]
+            batch["weight"][:count] = 1
         yield batch

@@ -36,6 +36,7 @@ from alexnet_jax.evaluation.viewer import Viewer
 from alexnet_jax.files import whole
 from alexnet_jax.model import make_mesh
 from alexnet_jax.model.mesh import describe_mesh
+from alexnet_jax.run import hosts
 from alexnet_jax.run.checkpoint import Checkpoints
 from alexnet_jax.run.devices import enough_memory
 from alexnet_jax.run.parts import build
@@ -93,8 +94,8 @@ class Ensemble:
             for batch in self._batches(Half(images, 0), Half(labels, 0), bar):
                 for count, alone, logits in self._views(batch["image"]):
                     self._add(tally, count, alone, logits, batch)
-                    real = np.asarray(batch["weight"]) > 0
-                    to_labels = np.asarray(_given(alone[: len(self.members)], batch["label"]))
+                    real = hosts.whole(batch["weight"]) > 0
+                    to_labels = hosts.whole(_given(alone[: len(self.members)], batch["label"]))
                     given.setdefault(count, []).append(to_labels[real])
             for count, parts in given.items():
                 weights[count] = mixture_weights(np.concatenate(parts))
@@ -238,8 +239,11 @@ def evaluate_ensemble(
     print(f"\n{score_table(found.scores)}\n")
     print(notes(found, len(images), len(cache.class_names)))
     path = places[0] / "ensemble.json"
-    with whole(path, replace=True) as file:
-        file.write((json.dumps(as_json(found, runs, cache, split), indent=2) + "\n").encode())
+    with hosts.together():
+        if hosts.first():
+            text = json.dumps(as_json(found, runs, cache, split), indent=2) + "\n"
+            with whole(path, replace=True) as file:
+                file.write(text.encode())
     print(f"written to {path}")
     return found
 

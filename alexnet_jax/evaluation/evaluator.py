@@ -15,12 +15,13 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from alexnet_jax.data.cache.store import Cache
-from alexnet_jax.data.stream import evaluation_batches
+from alexnet_jax.data.stream import assembled, evaluation_batches, process_share
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.scores import Score, Tally, interval
 from alexnet_jax.evaluation.viewer import Viewer
 from alexnet_jax.model import AlexNet
 from alexnet_jax.model.mesh import describe_mesh
+from alexnet_jax.run import hosts
 from alexnet_jax.run.devices import enough_memory
 from alexnet_jax.run.inputs import read_input
 from alexnet_jax.run.parts import build
@@ -93,14 +94,19 @@ def batches(
         `image`, `label` and `weight` of `evaluation_batches`.
     """
     data = sharding.mesh.shape["data"]
-    for batch in evaluation_batches(images, labels, -(-batch_size // data) * data):
-        yield jax.device_put(batch, sharding)
-        bar.update(int(batch["weight"].sum()))
+    batch_size = -(-batch_size // data) * data
+    index, count = process_share(sharding, batch_size)
+    for batch in evaluation_batches(
+        images, labels, batch_size, process_index=index, process_count=count
+    ):
+        yield assembled(batch, sharding)
+        bar.update(min(batch_size, len(images) - bar.n))
 
 
 def progress(images: int, shown: bool = True) -> tqdm:
     """A bar that counts images, where stderr is a terminal."""
-    return tqdm(total=images, unit=" images", disable=None if shown else True, dynamic_ncols=True)
+    hidden = None if shown and hosts.first() else True
+    return tqdm(total=images, unit=" images", disable=hidden, dynamic_ncols=True)
 
 
 def check_classes(where: object, class_names: Sequence[str], cache: Cache) -> None:

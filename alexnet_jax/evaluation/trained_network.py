@@ -240,14 +240,14 @@ def load(workdir: str | Path, *, best: bool = False, mesh: Mesh | None = None) -
     Args:
         workdir: of the run.
         best: the checkpoint with the lowest validation error instead of the last.
-        mesh: where to compute; by default all devices, each with both towers.
+        mesh: where to compute; by default all devices of this process, each with both towers.
 
     Raises:
         UserError: there is no such run, or nothing was saved yet.
     """
     workdir = Path(os.path.expanduser(workdir))
     config = settings.read(workdir / "config.json")
-    mesh = make_mesh(0, 1) if mesh is None else mesh
+    mesh = make_mesh(0, 1, devices=jax.local_devices()) if mesh is None else mesh
     mean_image, class_names = read_input(workdir, config)
     variables, record = restore_weights(config, workdir, mesh, best=best)
     return TrainedNetwork(

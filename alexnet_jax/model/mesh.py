@@ -27,8 +27,12 @@ def make_mesh(
 ) -> Mesh:
     """A `data` x `tower` mesh; 0 means: tower 2 if the number of devices is even, data the rest.
 
+    Of several processes each gives as many devices, which follow each other: two towers are in one
+    process where they can be.
+
     Raises:
-        ValueError: a tower axis other than 1 or 2, or more devices than there are.
+        ValueError: a tower axis other than 1 or 2, more devices than there are, or a number of them
+            that the processes cannot share evenly.
     """
     devices = list(jax.devices() if devices is None else devices)
     if tower not in (0, 1, 2):
@@ -46,8 +50,25 @@ def make_mesh(
             f"mesh.data={data} with mesh.tower={tower} needs {data * tower} devices, there "
             f"{'is' if len(devices) == 1 else 'are'} {len(devices)}; 0 takes what there is"
         )
-    grid = np.asarray(devices[: data * tower]).reshape(data, tower)
+    grid = np.asarray(_of_each_process(devices, data, tower)).reshape(data, tower)
     return Mesh(grid, ("data", "tower"), axis_types=(AxisType.Auto,) * 2)
+
+
+def _of_each_process(devices: Sequence[jax.Device], data: int, tower: int) -> list[jax.Device]:
+    """The devices of a mesh, as many of every process, one process after the other."""
+    own: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        own.setdefault(device.process_index, []).append(device)
+    each, rest = divmod(data * tower, len(own))
+    split = each > 1 and each % tower  # towers apart, and others together
+    if rest or split or each > min(map(len, own.values())):
+        raise ValueError(
+            f"mesh.data={data} with mesh.tower={tower} cannot be shared by {len(own)} processes of "
+            f"{' and '.join(str(len(of)) for _, of in sorted(own.items()))} devices: each has to "
+            "give as many, "
+            + ("one or an even number of them" if tower > 1 else "and at least one")
+        )
+    return [device for _, of in sorted(own.items()) for device in of[:each]]
 
 
 def spec_of(shape: Sequence[int], towers: int) -> PartitionSpec:

@@ -25,8 +25,8 @@ from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.model.mesh import shardings
-from alexnet_jax.run import momentum, noise, versions
+from alexnet_jax.model.mesh import make_mesh, shardings
+from alexnet_jax.run import hosts, momentum, noise, versions
 from alexnet_jax.signals import COMMAND
 
 Tree = Any
@@ -72,7 +72,7 @@ class Checkpoints:
         self._noise = contextlib.ExitStack()
         self._writer: ocp.training.Checkpointer | None = None
         try:
-            if not read_only:
+            if not read_only and hosts.first():
                 directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write checkpoints to {directory}: {error.strerror}") from error
@@ -84,9 +84,11 @@ class Checkpoints:
     def __exit__(self, *error: object) -> None:
         with self._noise, COMMAND.patient():  # a stop is no reason to lose what is being saved
             try:
-                self.wait()
-                if self._writer is not None:
-                    self._carefully(self._writer.close)
+                # Closing waits for the others, which may have gone.
+                if error[0] is None or not hosts.several():
+                    self.wait()
+                    if self._writer is not None:
+                        self._carefully(self._writer.close)
             except SaveFailed as failed:
                 if error[0] is None:
                     raise
@@ -99,6 +101,9 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step with the lowest validation error, if any was measured."""
+        return hosts.from_first(self._best)
+
+    def _best(self) -> int | None:
         for step in set(self.steps()) - self._errors.keys():
             with contextlib.suppress(Damaged):  # or being deleted
                 self._errors[step] = self._record(step).get("top1_error", math.inf)
@@ -107,8 +112,11 @@ class Checkpoints:
 
     def is_best(self, error: float | None) -> bool:
         """Whether a validation's top-1 error is lower than those of all checkpoints."""
+        if error is None:
+            return False
         self.best()  # it reads those of an earlier process
-        return error is not None and error < min(self._errors.values(), default=math.inf)
+        best = min(self._errors.values(), default=math.inf)
+        return hosts.from_first(lambda: error < best)
 
     def save(self, step: int, trees: dict[str, Tree], record: Record, error: float | None) -> None:
         """Starts to save; the arrays are copied before this returns, the files are written later.
@@ -149,7 +157,7 @@ class Checkpoints:
         if self._writer is not None:
             with COMMAND.patient():
                 self._carefully(self._writer.wait)
-        if self._under_way is not None:
+        if self._under_way is not None and hosts.first():
             with contextlib.suppress(OSError):  # a full disk is noticed by what matters
                 (self.directory.parent / SAVED).write_text(f"{self._under_way}\n")
             self._under_way = None
@@ -165,11 +173,12 @@ class Checkpoints:
     def _open_writer(self) -> ocp.training.Checkpointer:
         """Orbax's; at the first save, when what it would stumble over has been moved away."""
         if self._writer is None:
-            for step in self.steps():
-                try:
-                    self._record(step)
-                except Damaged:  # a kill while it was being deleted, for one
-                    print(f"moved the damaged checkpoint to {self._move_aside(step)}")
+            with hosts.together():
+                for step in self.steps() if hosts.first() else ():
+                    try:
+                        self._record(step)
+                    except Damaged:  # a kill while it was being deleted, for one
+                        print(f"moved the damaged checkpoint to {self._move_aside(step)}")
             self._writer = ocp.training.Checkpointer(
                 self.directory.absolute(),
                 save_decision_policy=_Always(),
@@ -211,15 +220,21 @@ class Checkpoints:
             UserError: there are checkpoints, but none is sound, or one cannot be read now, or holds
                 arrays of another form.
         """
-        steps = self.steps() if step is None else [step]
+        steps = hosts.from_first(self.steps) if step is None else [step]
         if not steps:
             return None
         for candidate in reversed(steps):
-            try:
-                restored, record = self._load(candidate, abstract, mesh)
-            except Damaged as damage:
+            damage = ""
+            with hosts.together():
+                try:
+                    restored, record = self._load(candidate, abstract, mesh)
+                except Damaged as found:
+                    damage = str(found)
+            if damage := next(filter(None, hosts.gather(damage)), ""):
                 say(f"checkpoint {self.directory / str(candidate)} is damaged: {damage}")
                 continue
+            if hosts.several():
+                restored = jax.tree.map(hosts.place, restored, shardings(restored, mesh))
             if candidate != steps[-1]:
                 say(f"falling back to the checkpoint of step {candidate}")
             return restored, record
@@ -232,6 +247,8 @@ class Checkpoints:
     def _load(
         self, step: int, abstract: dict[str, Tree], mesh: Mesh
     ) -> tuple[dict[str, Tree], Record]:
+        if hosts.several():  # each reads all of it, or damage would leave the others waiting
+            mesh = make_mesh(1, 1, devices=jax.local_devices())
         path = self.directory.absolute() / str(step)
         record = self._record(step)
         for name, form in record.get("forms", {}).items():  # earlier versions had none
@@ -246,7 +263,8 @@ class Checkpoints:
         for name, tree in restored.items():
             if int(fingerprint(tree)) != record["fingerprints"][name]:
                 raise Damaged(f"its {name} arrays are not those that were saved")
-        return momentum.as_now(restored, abstract), record
+        restored = momentum.as_now(restored, abstract)
+        return jax.tree.map(np.asarray, restored) if hosts.several() else restored, record
 
     def _record(self, step: int) -> Record:
         record = self._read(step, lambda: _load_record(self.directory.absolute() / str(step)))
@@ -256,7 +274,7 @@ class Checkpoints:
 
     def _read(self, step: int, load: Callable[[], Any]) -> Any:
         """Reads a checkpoint; tells damage, `Damaged`, from what is not the checkpoint's fault."""
-        with noise.quiet():
+        with noise.quiet(), _alone():
             try:
                 return load()
             except Exception as error:
@@ -300,6 +318,18 @@ class _LatestAndBest:
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = {*sorted(steps)[-self._checkpoints.keep :], self._checkpoints.best()}
         return [step in kept for step in steps]
+
+
+def _alone() -> contextlib.AbstractContextManager[Any]:
+    """Orbax as if there were no other processes: what is in here waits for none."""
+    if not hosts.several():
+        return contextlib.nullcontext()
+    me = hosts.number()
+    return ocp.Context(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+        )
+    )
 
 
 def _load_record(path: Path) -> Record:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import settings
 from alexnet_jax.errors import UserError
 from alexnet_jax.model.mesh import make_mesh
+from alexnet_jax.run import hosts
 
 
 def start_devices(config: ConfigDict) -> None:
@@ -22,9 +23,9 @@ def start_devices(config: ConfigDict) -> None:
     """
     if "JAX_NUM_CPU_DEVICES" in os.environ:  # the user's own
         return
-    towers_asked = config.mesh.tower or config.model.towers
+    devices = max(1, config.mesh.data) * (config.mesh.tower or config.model.towers)
     try:
-        jax.config.update("jax_num_cpu_devices", max(1, config.mesh.data) * towers_asked)
+        jax.config.update("jax_num_cpu_devices", -(-devices // hosts.count()))
     except RuntimeError:
         print(f"jax is already running; using its {len(jax.devices())} devices")
 

@@ -12,6 +12,7 @@ from alexnet_jax.data.dataset import ensure_cache
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import AlexNet
 from alexnet_jax.model.mesh import describe_mesh
+from alexnet_jax.run import hosts
 from alexnet_jax.run.devices import mesh_of
 
 
@@ -32,7 +33,10 @@ def build(config: ConfigDict) -> Parts:
     settings.check(config)
     mesh = mesh_of(config)
     data = config.data
-    cache = ensure_cache(data.source, data.size, data.dir, data.holdout, data.cache)
+    cache = hosts.in_turn(
+        lambda: ensure_cache(data.source, data.size, data.dir, data.holdout, data.cache)
+    )
+    hosts.check_same("the fingerprint of the images", cache.fingerprint)
     for use in ("train", "validation", "test"):
         split = config.data[use]
         if split and not len(cache.images.get(split, ())):

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import settings
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import AlexNet, make_mesh
+from alexnet_jax.run import hosts
 from alexnet_jax.run.checkpoint import Checkpoints
 from alexnet_jax.run.restore import restore_weights
 from alexnet_jax.training.step import State
@@ -59,7 +60,7 @@ def take(config: ConfigDict, workdir: Path) -> Tree:
         UserError: W is no run, has no sound checkpoint, or no layer of it fits.
     """
     taken: Tree = {"params": {}, "batch_stats": {}}
-    if not config.init_from or _steps(workdir):
+    if not config.init_from or hosts.from_first(lambda: _steps(workdir)):
         return taken
     source = Path(config.init_from).expanduser()
     there, given, step = _read(source)
@@ -95,7 +96,7 @@ def start(state: State, taken: Tree) -> State:
     def replaced(part: str, own: Tree) -> Tree:
         return {
             name: {
-                key: jax.device_put(given[key], array.sharding) if key in given else array
+                key: hosts.place(given[key], array.sharding) if key in given else array
                 for key, array in arrays.items()
             }
             for name, arrays in own.items()
@@ -115,13 +116,15 @@ def _steps(workdir: Path) -> list[int]:
 
 def _read(source: Path) -> tuple[ConfigDict, Tree, int]:
     """The configuration, the weights of the last checkpoint as NumPy arrays, and its step."""
-    if not (source / "config.json").exists():
-        raise settings.ConfigError(
-            f"--config.init_from={source}: there is no run, nor converted weights (no config.json "
-            "in it); name the directory of one"
-        )
+    with hosts.together():
+        if not (source / "config.json").exists():
+            raise settings.ConfigError(
+                f"--config.init_from={source}: there is no run, nor converted weights (no "
+                "config.json in it); name the directory of one"
+            )
     try:
-        config = settings.read(source / "config.json")
+        with hosts.together():
+            config = settings.read(source / "config.json")
         mesh = make_mesh(1, 1, devices=jax.local_devices())  # of one tower or two: one holds both
         variables, record = restore_weights(config, source, mesh)
     except UserError as error:

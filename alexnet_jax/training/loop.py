@@ -18,6 +18,7 @@ from alexnet_jax.evaluation.scores import score_row
 from alexnet_jax.model import Network
 from alexnet_jax.model.mesh import IMAGES
 from alexnet_jax.model.platforms import platform_of
+from alexnet_jax.run import hosts
 from alexnet_jax.run.checkpoint import Checkpoints
 from alexnet_jax.run.metrics import Row
 from alexnet_jax.signals import Stopped, stop_signals
@@ -82,6 +83,7 @@ class Run:
     ) -> State:
         """Steps from `start` to the end."""
         platform = platform_of(self.evaluator.viewer.mesh)
+        votes = hosts.Votes(self.evaluator.viewer.mesh)
         with stop_signals() as stopped_by:
             clock = Clock()
             for step in range(start + 1, self.steps + 1):
@@ -92,7 +94,8 @@ class Run:
                 clock.stepped(state.step)
                 self.report.advance()
 
-                last, stop = step == self.steps, bool(stopped_by)
+                last = step == self.steps
+                stop = votes.cast(stopped_by[0] if stopped_by else 0, last=last)
                 if step % self.config.log_every == 0 or last:
                     state = self.log(state, step, clock)
                 error = None
@@ -104,7 +107,8 @@ class Run:
                     clock.restart()
                 if stop:
                     self.checkpoints.wait()
-                    raise Stopped(stopped_by[0], f"saved at step {step:,}")
+                    hosts.gather("saved")
+                    raise Stopped(stop, f"saved at step {step:,}")
         return state
 
     def log(self, state: State, step: int, clock: "Clock") -> State:

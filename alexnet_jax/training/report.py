@@ -117,6 +117,28 @@ class Report:
             )
 
 
+class Silence:
+    """A report of a process that is not the first: it says and writes nothing."""
+
+    def __enter__(self) -> "Silence":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def advance(self) -> None:
+        """One step done."""
+
+    def say(self, text: str) -> None:
+        """A line for the user."""
+
+    def rows(self, *rows: Row) -> None:
+        """Rows of one moment."""
+
+    def training(self, row: Row) -> None:
+        """A row of training figures."""
+
+
 def _drop_rows_after(step: int, path: Path) -> None:
     """Moves the rows of later steps, and what is no row, out of a `metrics.jsonl`; all are kept."""
     kept, dropped = "", ""

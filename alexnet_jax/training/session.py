@@ -5,6 +5,7 @@ view and in ten, says it, and draws the first layer's kernels.
 """
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,14 @@ from alexnet_jax.evaluation.evaluator import Evaluator
 from alexnet_jax.evaluation.scores import Score, score_row
 from alexnet_jax.files import check_writable, sole_owner
 from alexnet_jax.model.mesh import describe_mesh
-from alexnet_jax.run import inputs, versions
+from alexnet_jax.run import hosts, inputs, versions
 from alexnet_jax.run.checkpoint import SAVED, Checkpoints
 from alexnet_jax.run.devices import enough_memory
 from alexnet_jax.run.metrics import read_rows
 from alexnet_jax.run.parts import build, check_batch
 from alexnet_jax.training import first_weights, update_rule
 from alexnet_jax.training.loop import Run, input_stream
-from alexnet_jax.training.report import Report, conclude, read_test_scores
+from alexnet_jax.training.report import Report, Silence, conclude, read_test_scores
 from alexnet_jax.training.step import State, initial_state, make_train_step, total_steps
 
 Tree = Any
@@ -45,9 +46,10 @@ def train(config: ConfigDict, workdir: str | Path) -> list[Score]:
     """
     workdir = Path(workdir).expanduser()
     saved = workdir / "config.json"
-    first_weights.check_workdir(workdir)
-    check_same_run(saved, config)
-    check_writable(workdir)
+    with hosts.together():
+        first_weights.check_workdir(workdir)
+        check_same_run(saved, config)
+        check_writable(workdir)
     taken = first_weights.take(config, workdir)
     cache, mesh, model = build(config)
     check_batch(config, mesh)
@@ -60,27 +62,38 @@ def train(config: ConfigDict, workdir: str | Path) -> list[Score]:
         f"{steps:,} steps of {config.batch_size} on a mesh of {describe_mesh(mesh)}",
         flush=True,
     )
+    if hosts.several():
+        print(
+            f"{hosts.count()} processes: images/s are of all, the wait for data is of process 0",
+            flush=True,
+        )
 
     stream = input_stream(config, cache, network, mesh, steps)
     evaluator = Evaluator(
         model, cache.mean_image, config.eval_batch_size, aligned=config.data.mean == "aligned"
     )
     with (
-        sole_owner(workdir),
+        one_owner(workdir),
         enough_memory(config, "batch_size", "eval_batch_size"),
         Checkpoints(workdir / "checkpoints", config.keep_checkpoints) as checkpoints,
         contextlib.closing(iter(stream)) as batches,
     ):
-        check_same_run(saved, config)  # another process may have been here meanwhile
+        with hosts.together():
+            check_same_run(saved, config)  # another process may have been here meanwhile
         state = first_weights.start(initial_state(model, optimizer, config.seed), taken)
         state, start = resume(state, batches, checkpoints, cache, mesh)
-        if start == 0:
-            check_never_saved(saved, config)
+        with hosts.together():
+            if start == 0 and hosts.first():
+                check_never_saved(saved, config)
         if start < steps:
             checkpoints.prepare_to_save()
-        save_configuration(config, saved, finished=start >= steps)  # nothing stands in the way
-        inputs.write_input(workdir, cache.mean_image, cache.class_names)
-        with Report(workdir, start, steps) as report:
+        report: Any = Silence()
+        with hosts.together():
+            if hosts.first():
+                save_configuration(config, saved, finished=start >= steps)  # nothing is in the way
+                inputs.write_input(workdir, cache.mean_image, cache.class_names)
+                report = Report(workdir, start, steps)
+        with report:
             if start >= steps:
                 report.say(f"this run is complete: {start:,} steps")
             else:
@@ -89,13 +102,27 @@ def train(config: ConfigDict, workdir: str | Path) -> list[Score]:
                 state = run.loop(state, start, step, batches)
                 checkpoints.wait()  # a failure is told now, not after the test
             end = max(start, steps)
-            scores = read_test_scores(workdir, end) or score_test_split(
+            tested = hosts.from_first(lambda: read_test_scores(workdir, end))
+            scores = [Score(*score) for score in tested] or score_test_split(
                 evaluator, state.model(), cache, config, report, end
             )
         best = checkpoints.best()
-    conclude(workdir, scores, best)
-    draw(np.asarray(state.params["conv1"]["kernel"]), network.towers, workdir)
+        kernels = hosts.whole(state.params["conv1"]["kernel"])
+    if hosts.first():
+        conclude(workdir, scores, best)
+        draw(kernels, network.towers, workdir)
     return scores
+
+
+@contextlib.contextmanager
+def one_owner(workdir: Path) -> Iterator[None]:
+    """Keeps a second training out of a run's directory, which all processes of this one share."""
+    with contextlib.ExitStack() as stack:
+        with hosts.together():
+            if hosts.first():
+                stack.enter_context(sole_owner(workdir))
+        hosts.check_shared(workdir)
+        yield
 
 
 def draw(kernels: np.ndarray, towers: int, workdir: Path) -> None:
@@ -166,14 +193,16 @@ def resume(
     if found is None:
         return state, 0
     trees, record = found
-    if record["dataset"] != cache.fingerprint:
-        raise UserError(
-            f"the run in {checkpoints.directory.parent} was trained on other data than "
-            f"{cache.path} holds now (fingerprint {record['dataset']}, here {cache.fingerprint}). "
-            "Give the --config.data.dir of before, or another --workdir."
-        )
-    for aside in checkpoints.discard_after(record["step"]):
-        print(f"moved the damaged checkpoint to {aside}")
+    with hosts.together():
+        if record["dataset"] != cache.fingerprint:
+            raise UserError(
+                f"the run in {checkpoints.directory.parent} was trained on other data than "
+                f"{cache.path} holds now (fingerprint {record['dataset']}, here "
+                f"{cache.fingerprint}). Give the --config.data.dir of before, or another --workdir."
+            )
+        if hosts.first():
+            for aside in checkpoints.discard_after(record["step"]):
+                print(f"moved the damaged checkpoint to {aside}")
     batches.set_state(record["input"])
     print(f"resuming from the checkpoint of step {record['step']:,}", flush=True)
     if others := versions.differing(record.get("versions", {})):
