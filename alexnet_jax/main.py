@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from alexnet_jax import cli, streams
-from alexnet_jax.run import hosts
+from alexnet_jax.run import hosts, joining
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -128,7 +128,7 @@ def configuration(fields: list[str]) -> "ConfigDict":
 
 def join() -> None:
     """Meets the other processes, if there are any; the first one alone is heard from then on."""
-    hosts.join(FLAGS.coordinator, FLAGS.processes, FLAGS.process, FLAGS.patience, listen=True)
+    joining.join(FLAGS.coordinator, FLAGS.processes, FLAGS.process, FLAGS.patience, listen=True)
     if not hosts.first():
         streams.silence()
 

@@ -9,10 +9,8 @@ run, and nothing is moved.
 """
 
 import contextlib
-import gc
 import json
 import math
-import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,28 +25,17 @@ from orbax.checkpoint import v1 as ocp
 from alexnet_jax.errors import UserError
 from alexnet_jax.model.mesh import make_mesh, shardings
 from alexnet_jax.run import hosts, momentum, noise, versions
+from alexnet_jax.run.reading import Damaged, first_line, load_arrays, load_record, read
 from alexnet_jax.signals import COMMAND
 
 Tree = Any
 Record = dict[str, Any]
-
-# What tensorstore says where the disk, the network or the memory failed, not the bytes; a file that
-# is not there (2) is damage.
-CANNOT_READ = re.compile(
-    r"os_error_code='(?!2')|^(PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAVAILABLE|ABORTED|CANCELLED|"
-    r"DEADLINE_EXCEEDED)\b"
-)
-
 
 SAVED = ".saved"  # beside the checkpoints' directory, with the last step that was saved
 
 
 class SaveFailed(UserError):
     """A checkpoint could not be written."""
-
-
-class Damaged(Exception):
-    """A checkpoint does not hold what was saved."""
 
 
 class Checkpoints:
@@ -193,7 +180,7 @@ class Checkpoints:
         except Exception as error:  # tensorstore has an error type for each file system
             kept = ", ".join(map(str, self.steps())) or "none"
             raise SaveFailed(
-                f"could not save a checkpoint to {self.directory}: {_first_line(error)}. "
+                f"could not save a checkpoint to {self.directory}: {first_line(error)}. "
                 f"Checkpoints that stand: {kept}. Free some space or fix the permissions, and "
                 "give the same command again to resume."
             ) from error
@@ -259,7 +246,7 @@ class Checkpoints:
                     f"it ({versions.differing(record['versions']) or 'the same as here'}) and the "
                     "run's own config.json, or another --workdir"
                 )
-        restored = self._read(step, lambda: _load_arrays(path, abstract, mesh))
+        restored = read(path, lambda: load_arrays(path, abstract, mesh))
         for name, tree in restored.items():
             if int(fingerprint(tree)) != record["fingerprints"][name]:
                 raise Damaged(f"its {name} arrays are not those that were saved")
@@ -267,25 +254,11 @@ class Checkpoints:
         return jax.tree.map(np.asarray, restored) if hosts.several() else restored, record
 
     def _record(self, step: int) -> Record:
-        record = self._read(step, lambda: _load_record(self.directory.absolute() / str(step)))
+        path = self.directory.absolute() / str(step)
+        record: Record = read(path, lambda: load_record(path))
         if record.pop("checksum", None) != _checksum(record):
             raise Damaged("its record has been altered")
         return record
-
-    def _read(self, step: int, load: Callable[[], Any]) -> Any:
-        """Reads a checkpoint; tells damage, `Damaged`, from what is not the checkpoint's fault."""
-        with noise.quiet(), _alone():
-            try:
-                return load()
-            except Exception as error:
-                damage, failure = _first_line(error), _cannot_read(error)
-            gc.collect()  # what it left half done complains when it goes
-        if not failure:
-            raise Damaged(damage)
-        raise UserError(
-            f"checkpoint {self.directory / str(step)} cannot be read: {failure}. It may well be "
-            "sound, and nothing was changed: fix that and give the same command again"
-        )
 
     def discard_after(self, step: int) -> list[Path]:
         """Moves checkpoints newer than `step`, which were found damaged, out of the run's way."""
@@ -320,36 +293,6 @@ class _LatestAndBest:
         return [step in kept for step in steps]
 
 
-def _alone() -> contextlib.AbstractContextManager[Any]:
-    """Orbax as if there were no other processes: what is in here waits for none."""
-    if not hosts.several():
-        return contextlib.nullcontext()
-    me = hosts.number()
-    return ocp.Context(
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
-        )
-    )
-
-
-def _load_record(path: Path) -> Record:
-    for file in path.rglob("*"):  # orbax takes what it cannot read for what is not there
-        if not file.is_dir():
-            with file.open("rb") as opened:
-                opened.read(1)
-    return dict(ocp.checkpointables_metadata(path).custom_metadata or {})
-
-
-def _load_arrays(path: Path, abstract: dict[str, Tree], mesh: Mesh) -> dict[str, Tree]:
-    asked = momentum.as_saved(abstract, ocp.checkpointables_metadata(path).metadata)
-    targets = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        asked,
-        shardings(asked, mesh),
-    )
-    return dict(ocp.load_checkpointables(path, targets))
-
-
 @jax.jit
 def fingerprint(tree: Tree) -> jax.Array:
     """A 32-bit number that changes with any single word of any array, on any mesh the same.
@@ -378,28 +321,5 @@ def _form(tree: Tree) -> int:
     return zlib.crc32(json.dumps(rows).encode())
 
 
-def _cannot_read(error: BaseException) -> str:
-    """Why a read failed that does not depend on the bytes; empty if there is no such reason."""
-    seen: list[BaseException] = []
-    pending: list[BaseException | None] = [error]
-    while pending:
-        one = pending.pop()
-        if one is None or one in seen:
-            continue
-        seen.append(one)
-        pending += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
-        memory = isinstance(one, (MemoryError, jax.errors.JaxRuntimeError))
-        if memory or (isinstance(one, OSError) and not isinstance(one, FileNotFoundError)):
-            return _first_line(one)
-        if CANNOT_READ.search(str(one)):
-            return _first_line(one)
-    return ""
-
-
 def _checksum(record: Record) -> int:
     return zlib.crc32(json.dumps(record, sort_keys=True).encode())
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

@@ -331,7 +331,7 @@ def test_an_unreadable_checkpoint_is_not_moved_by_the_next_save(
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch, Checkpoints(saved) as checkpoints:
-        patch.setattr(checkpoint, "_load_record", fail)
+        patch.setattr(checkpoint, "load_record", fail)
         with pytest.raises(UserError, match=r"cannot be read: .*Input/output error"):
             checkpoints.save(4, on(trees(4), (1, 1)), {}, None)
     assert not (saved.parent / "damaged_checkpoints").exists()

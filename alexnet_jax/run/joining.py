@@ -1,0 +1,142 @@
+"""How several processes meet: by JAX's own means, with its traps out of the way."""
+
+import os
+import re
+import socket
+import sys
+
+from alexnet_jax import streams
+from alexnet_jax.errors import UserError
+from alexnet_jax.run.hosts import PATIENCE, name, number
+from alexnet_jax.signals import COMMAND
+
+FATAL = b"the JAX distributed service detected fatal errors"
+TASK = re.compile(rb"task:(\d+)")
+NOISE = re.compile(rb"[IWE]\d{4} .*(coordination|distributed)|\[Gloo\]")
+
+
+def join(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    patience: int = PATIENCE,
+    *,
+    listen: bool = False,
+) -> None:
+    """Meets the other processes; before the first use of a device.
+
+    With no arguments, JAX finds them under SLURM, Open MPI, Kubernetes and on Cloud TPU; where
+    there are none, this one is alone.
+
+    Args:
+        coordinator: HOST:PORT where process 0 can be reached by all.
+        processes: how many there are.
+        process: which of them this is, from 0.
+        patience: seconds for all to come, and after which one that is silent has gone.
+        listen: take stderr over, and end this process with a sentence where JAX's C++ would with a
+            page; for a command.
+
+    Raises:
+        UserError: an argument is wrong, the port is taken, or the others do not come.
+    """
+    by_hand = (coordinator, processes, process)
+    if by_hand == (None, None, None):
+        if not _launched_by_others():
+            return
+    else:
+        _check(coordinator, processes, process)
+    import jax
+
+    if coordinator is not None:
+        direct = "no_grpc_proxy"  # or gRPC asks a proxy for a machine of the cluster
+        known = os.environ.get(direct, os.environ.get(direct.replace("grpc_", ""), ""))
+        os.environ[direct] = f"{known},{coordinator.rpartition(':')[0]}".strip(",")
+        jax.config.update("jax_check_proxy_envs", False)
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM for itself
+    if listen:
+        streams.overhear(_hear)
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            cluster_detection_method=None if coordinator is None else "deactivate",
+            initialization_timeout=patience,
+            heartbeat_timeout_seconds=patience,
+        )
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"process {process} did not meet the others at {coordinator} within {patience} s "
+            f"({reason}): is each of the {processes} started, with a number of its own, can all "
+            "reach that address (localhost is another machine on each), and its port? --patience "
+            "gives them longer"
+        ) from error
+
+
+def _hear(line: bytes) -> bool:
+    """Whether a line of C++ on stderr is for the user; the first line of JAX's end is the last."""
+    if FATAL not in line:
+        return not NOISE.match(line)
+    tasks = [0] if b"leader task" in line else [int(task) for task in TASK.findall(line)]
+    others = [task for task in tasks if task != number()]
+    if COMMAND.claim():
+        who = f"process {others[0]}" if others else "another process"
+        print(
+            f"error: {name()}{who} has gone, and so does this one: {COMMAND.kept}{COMMAND.again}",
+            file=sys.stderr,
+            flush=True,
+        )
+    os._exit(1)
+
+
+def _check(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Refuses what JAX would answer by a crash or by minutes of silence."""
+    if coordinator is None or processes is None or process is None:
+        raise UserError(
+            "--coordinator=HOST:PORT, --processes=N and --process=0..N-1 go together; under SLURM, "
+            "Open MPI, Kubernetes and on Cloud TPU leave out all three"
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise UserError(f"--coordinator={coordinator}: expected HOST:PORT, such as node1:1234")
+    if processes < 1:
+        raise UserError(f"--processes={processes}: expected 1 or more")
+    if not 0 <= process < processes:
+        raise UserError(f"--process={process}: expected 0 to {processes - 1}")
+    try:
+        family, *_, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise UserError(f"--coordinator={coordinator}: {host} is not known ({error})") from error
+    if process == 0:
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind(("", address[1]))
+            except OSError as error:
+                raise UserError(
+                    f"--coordinator={coordinator}: port {port} of this machine cannot be used "
+                    f"({error.strerror}): give another to all processes"
+                ) from error
+
+
+def _launched_by_others() -> bool:
+    """Whether a launcher that JAX knows has started this process as one of several."""
+    from jax._src.clusters import ClusterEnv
+
+    for cluster in ClusterEnv._cluster_types:
+        # A pod of Kubernetes is one of several only in an indexed job.
+        if cluster.opt_in_only_method or (
+            cluster.name == "k8s" and "JOB_COMPLETION_INDEX" not in os.environ
+        ):
+            continue
+        try:
+            if cluster.is_env_present():
+                return cluster.get_process_count() > 1
+        except Exception as error:
+            raise UserError(
+                f"this process seems to be one of several under {cluster.name}, but JAX cannot "
+                f"find the others ({' '.join(str(error).split())}): give --coordinator=HOST:PORT, "
+                "--processes=N and --process=K"
+            ) from error
+    return False
