@@ -315,7 +315,7 @@ def errors_in_one_line(
         text, code = one_line(error)
         if isinstance(error, hosts.Elsewhere):
             sys.exit(code)
-        lost = hosts.why_lost(error)
+        lost = "" if isinstance(error, UserError) else hosts.why_lost(error)
         refuse(f"{lost}, and so does this one: {kept}{again}" if lost else text, code)
     finally:
         COMMAND.kept, COMMAND.again, COMMAND.output = before
