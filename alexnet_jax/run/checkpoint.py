@@ -178,6 +178,8 @@ class Checkpoints:
         try:
             do()
         except Exception as error:  # tensorstore has an error type for each file system
+            if hosts.lost(error):
+                raise
             kept = ", ".join(map(str, self.steps())) or "none"
             raise SaveFailed(
                 f"could not save a checkpoint to {self.directory}: {first_line(error)}. "

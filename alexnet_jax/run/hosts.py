@@ -306,9 +306,14 @@ def said_by_another(text: str, code: int) -> bool:
     return False
 
 
+def lost(error: Exception) -> bool:
+    """Whether an error came because another process has gone."""
+    return several() and any(word in str(error) for word in LOST)
+
+
 def why_lost(error: Exception) -> str:
     """What an error means that came because another process has gone; empty if it did not."""
-    if not several() or not any(word in str(error) for word in LOST):
+    if not lost(error):
         return ""
     client = _state().client
     end = time.monotonic() + LAST_WORDS
