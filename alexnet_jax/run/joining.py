@@ -11,8 +11,11 @@ from alexnet_jax.run.hosts import PATIENCE, name, number
 from alexnet_jax.signals import COMMAND
 
 FATAL = b"the JAX distributed service detected fatal errors"
-TASK = re.compile(rb"task:(\d+)")
+NUMBERS = re.compile(rb"[\d, ]+\n")  # of processes, alone in a line
 NOISE = re.compile(rb"[IWE]\d{4} .*(coordination|distributed)|\[Gloo\]")
+
+_meeting = ""  # while this process waits for all to come: what it says if they do not
+_ending = False  # JAX's end has begun
 
 
 def join(
@@ -55,6 +58,12 @@ def join(
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM for itself
     if listen:
         streams.overhear(_hear)
+    global _meeting
+    _meeting = (
+        f"not all processes met{f' at {coordinator}' if coordinator else ''} within {patience} s: "
+        "is each of them started, with a number of its own, can all reach process 0 (localhost is "
+        "another machine on each), and its port? --patience gives them longer"
+    )
     try:
         jax.distributed.initialize(
             coordinator,
@@ -66,27 +75,24 @@ def join(
         )
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"process {process} did not meet the others at {coordinator} within {patience} s "
-            f"({reason}): is each of the {processes} started, with a number of its own, can all "
-            "reach that address (localhost is another machine on each), and its port? --patience "
-            "gives them longer"
-        ) from error
+        raise UserError(f"{_meeting} ({reason})") from error
+    _meeting = ""
 
 
 def _hear(line: bytes) -> bool:
-    """Whether a line of C++ on stderr is for the user; the first line of JAX's end is the last."""
-    if FATAL not in line:
+    """Whether a line of C++ on stderr is for the user; the first of JAX's end are the last."""
+    global _ending
+    _ending = _ending or FATAL in line
+    if not _ending:
         return not NOISE.match(line)
-    tasks = [0] if b"leader task" in line else [int(task) for task in TASK.findall(line)]
-    others = [task for task in tasks if task != number()]
+    if line.endswith(b":\n"):  # which processes have gone stands in the next line
+        return False
+    gone = line if NUMBERS.fullmatch(line) else b"0" if b"leader task" in line else b""
+    others = [task for task in map(int, re.findall(rb"\d+", gone)) if task != number()]
     if COMMAND.claim():
         who = f"process {others[0]}" if others else "another process"
-        print(
-            f"error: {name()}{who} has gone, and so does this one: {COMMAND.kept}{COMMAND.again}",
-            file=sys.stderr,
-            flush=True,
-        )
+        why = f"{who} has gone, and so does this one: {COMMAND.kept}{COMMAND.again}"
+        print(f"error: {name()}{_meeting or why}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
