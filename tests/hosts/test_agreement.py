@@ -127,7 +127,11 @@ def test_of_several_errors_the_first_process_says_its_own() -> None:
                 raise Refused(f"error {process.number()}")
 
     found = at_once(fail, of, apart=0.05)
-    assert [str(error) for error in found] == ["process 1: error 1", "error 1", "process 1: error 1"]
+    assert [str(error) for error in found] == [
+        "process 1: error 1",
+        "error 1",
+        "process 1: error 1",
+    ]
     assert [type(error).__name__ for error in found] == ["Elsewhere", "Refused", "Elsewhere"]
 
 

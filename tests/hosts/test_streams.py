@@ -78,7 +78,9 @@ while True:
 def test_who_does_not_read_stderr_ends_nothing() -> None:
     read, write = os.pipe()
     os.close(read)
-    code = SHARED + """
+    code = (
+        SHARED
+        + """
 streams.overhear(lambda line: True)
 os.write(2, b"nobody reads this\\n")
 import time
@@ -86,6 +88,7 @@ time.sleep(0.2)
 os.write(2, b"nor this\\n")
 print("done")
 """
+    )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=write)
     os.close(write)
     assert (done.returncode, done.stdout) == (0, b"done\n")
