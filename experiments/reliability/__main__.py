@@ -5,6 +5,8 @@
     kill            SIGKILL at a random moment of a start, a training, a validation, a save, a test
                     or a preparation: the same command then ends bit for bit like an unbroken one
     terminate       SIGTERM at such a moment: exit code 143 and one true line; then the same
+    hosts           SIGKILL to one of two or four processes of a run, SIGTERM to one or to all of
+                    them: the others end in time, with a true line; then the same
     disk            no file may grow beyond a limit, for every size of a file that a run writes:
                     one line that says so; with space again the same
     damage          every file of a run's directory deleted, truncated, altered or unreadable: it
@@ -33,7 +35,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.reliability import damage, disk, stops
+from experiments.reliability import damage, disk, hosts, stops
 from experiments.reliability.case import EXACT, FAILED, GOOD, REFUSED, Outcome, run
 from experiments.reliability.small import Small
 from experiments.shared.command import Flags, Results, listing, number, say, start
@@ -41,12 +43,19 @@ from experiments.shared.journal import Journal, fingerprint, tracked_files
 from experiments.shared.machine import cores, made_by
 from experiments.shared.tables import table
 
-PARTS = ("kill", "terminate", "disk", "damage", "images", "weights", "configurations")
+PARTS = ("kill", "terminate", "hosts", "disk", "damage", "images", "weights", "configurations")
 KILLS, TERMINATIONS = 100, 30
+OF_SEVERAL = {signal.SIGKILL: 40, signal.SIGTERM: 20}
 MUTANTS = {"images": 10_000, "weights": 1_000, "configurations": 1_000}
 PACKAGES = ("jax", "orbax-checkpoint", "numpy", "opencv-python-headless")
 AT_ONCE = 100  # mutants in a process
-QUICK = {"kill": 4, "terminate": 2, "disk": 2, "damage": 8}  # cases; one process of mutants each
+QUICK = {
+    "kill": 4,
+    "terminate": 2,
+    "hosts": 2,
+    "disk": 2,
+    "damage": 8,
+}  # cases; one process of mutants each
 QUICK_MUTANTS = {"images": 300, "weights": 40, "configurations": 30}
 
 
@@ -128,6 +137,17 @@ def _stops(small: Small, part: str, quick: bool) -> Iterator[Case]:
         yield Case(part, f"{part} while {moment} {seed}", do)
 
 
+def _hosts(small: Small, part: str, quick: bool) -> Iterator[Case]:
+    for count in (2,) if quick else (2, 4):
+        small.whole(count)
+        for sent, cases in OF_SEVERAL.items():
+            for seed in range(cases // 2):
+                moment = hosts.MOMENTS[seed % len(hosts.MOMENTS)]
+                given = {"count": count, "number": sent, "moment": moment, "seed": seed}
+                name = f"{sent.name} among {count} while {moment} {seed}"
+                yield Case(part, name, functools.partial(_one, hosts.stop, small, **given))
+
+
 def _disk(small: Small, part: str, quick: bool) -> Iterator[Case]:
     for limit in disk.limits(small):
         do = functools.partial(_one, disk.full_disk, small, limit=limit)
@@ -152,6 +172,7 @@ def _mutants(small: Small, part: str, quick: bool) -> Iterator[Case]:
 ALL: dict[str, Callable[[Small, str, bool], Iterator[Case]]] = {
     "kill": _stops,
     "terminate": _stops,
+    "hosts": _hosts,
     "disk": _disk,
     "damage": _damage,
     **dict.fromkeys(MUTANTS, _mutants),

@@ -44,15 +44,23 @@ class Ended(NamedTuple):
         return next((li for li in self.err.splitlines() if li.startswith("error: ")), "")
 
 
-def start(*arguments: object, compiled: Path | None, **options: Any) -> subprocess.Popen[str]:
+def start(
+    *arguments: object,
+    compiled: Path | None,
+    environment: dict[str, str] | None = None,
+    **options: Any,
+) -> subprocess.Popen[str]:
     """A process of `python -m`, on the CPU, whose words go where the options say.
 
     Args:
         arguments: the module and its arguments.
         compiled: a folder of programs that others have compiled.
+        environment: more variables.
         options: of `Popen`.
     """
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
+    environment = (
+        os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"} | (environment or {})
+    )
     if compiled:
         environment |= {
             "JAX_COMPILATION_CACHE_DIR": str(compiled),

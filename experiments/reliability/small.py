@@ -73,6 +73,14 @@ class Small:
                 raise RuntimeError(f"nothing was broken, and yet it failed: {ended.err}")
             partial.rename(folder)
 
+    def whole(self, processes: int) -> Path:
+        """The run, on the mesh that so many processes of one device have, of one process."""
+        if processes == 2:
+            return self.unbroken
+        folder = self.root / f"unbroken{processes}"
+        self._once(folder, lambda out: self.train(out, f"--config.mesh.data={processes // 2}"))
+        return folder
+
     def training(self, workdir: Path, *flags: str) -> tuple[str, ...]:
         """The words that train a run, or resume it."""
         return ("alexnet_jax.main", f"--workdir={workdir}", f"--config={self.config}", *flags)

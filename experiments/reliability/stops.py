@@ -72,7 +72,7 @@ def _stopped(
     with words.open("w") as file:
         process = start(*arguments, compiled=small.compiled, stdout=file, stderr=subprocess.PIPE)
     with process:
-        reached = _waiting_for(moment, out, words, rng)
+        reached = waiting_for(moment, out, words, rng)
         while process.poll() is None and not reached():
             time.sleep(0.0005)
         in_time = process.poll() is None
@@ -85,11 +85,21 @@ def _stopped(
     return Ended(process.returncode, words.read_text(), err), in_time
 
 
-def _waiting_for(moment: str, out: Path, words: Path, rng: random.Random) -> Callable[[], bool]:
-    """Whether the moment has come, to be asked again and again."""
+def waiting_for(
+    moment: str, out: Path, words: Path, rng: random.Random, starting: float = STARTING
+) -> Callable[[], bool]:
+    """Whether the moment has come, to be asked again and again.
+
+    Args:
+        moment: one of MOMENTS.
+        out: what the command makes.
+        words: what it says.
+        rng: chooses where in the moment.
+        starting: seconds that a start may take.
+    """
     begin = time.monotonic()
     rows = rng.randint(1, 12)
-    late = {"starting": STARTING, "preparing": PREPARING}.get(moment, 0.04)
+    late = {"starting": starting, "preparing": PREPARING}.get(moment, 0.04)
     delay = rng.uniform(0, late)
     seen: list[float] = [begin] if moment in ("starting", "preparing") else []
 
