@@ -34,6 +34,9 @@ Record = dict[str, Any]
 SAVED = ".saved"  # beside the checkpoints' directory, with the last step that was saved
 
 
+SAVING = 600  # seconds that a process whose part is saved waits for the others
+
+
 class SaveFailed(UserError):
     """A checkpoint could not be written."""
 
@@ -166,12 +169,13 @@ class Checkpoints:
                         self._record(step)
                     except Damaged:  # a kill while it was being deleted, for one
                         print(f"moved the damaged checkpoint to {self._move_aside(step)}")
-            self._writer = ocp.training.Checkpointer(
-                self.directory.absolute(),
-                save_decision_policy=_Always(),
-                preservation_policy=_LatestAndBest(self),
-                cleanup_tmp_directories=True,
-            )
+            with ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=SAVING)):
+                self._writer = ocp.training.Checkpointer(
+                    self.directory.absolute(),
+                    save_decision_policy=_Always(),
+                    preservation_policy=_LatestAndBest(self),
+                    cleanup_tmp_directories=True,
+                )
         return self._writer
 
     def _carefully(self, do: Callable[[], Any]) -> None:
