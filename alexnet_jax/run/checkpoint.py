@@ -34,6 +34,9 @@ Record = dict[str, Any]
 SAVED = ".saved"  # beside the checkpoints' directory, with the last step that was saved
 
 
+SAVING = 600  # seconds that a process whose part is saved waits for the others
+
+
 class SaveFailed(UserError):
     """A checkpoint could not be written."""
 
@@ -141,13 +144,13 @@ class Checkpoints:
         Raises:
             SaveFailed: they could not be (a full disk, say); the earlier checkpoints stand.
         """
+        under_way, self._under_way = self._under_way, None  # or nothing, if it fails
         if self._writer is not None:
             with COMMAND.patient():
                 self._carefully(self._writer.wait)
-        if self._under_way is not None and hosts.first():
+        if under_way is not None and hosts.first():
             with contextlib.suppress(OSError):  # a full disk is noticed by what matters
-                (self.directory.parent / SAVED).write_text(f"{self._under_way}\n")
-            self._under_way = None
+                (self.directory.parent / SAVED).write_text(f"{under_way}\n")
 
     def prepare_to_save(self) -> None:
         """Moves away what the first save would stumble over.
@@ -166,12 +169,13 @@ class Checkpoints:
                         self._record(step)
                     except Damaged:  # a kill while it was being deleted, for one
                         print(f"moved the damaged checkpoint to {self._move_aside(step)}")
-            self._writer = ocp.training.Checkpointer(
-                self.directory.absolute(),
-                save_decision_policy=_Always(),
-                preservation_policy=_LatestAndBest(self),
-                cleanup_tmp_directories=True,
-            )
+            with ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=SAVING)):
+                self._writer = ocp.training.Checkpointer(
+                    self.directory.absolute(),
+                    save_decision_policy=_Always(),
+                    preservation_policy=_LatestAndBest(self),
+                    cleanup_tmp_directories=True,
+                )
         return self._writer
 
     def _carefully(self, do: Callable[[], Any]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from experiments.reliability.case import EXACT, FAILED, PATIENCE, Ended, Outcome
 from experiments.reliability.processes import Processes
 from experiments.reliability.small import Small, differs
-from experiments.reliability.stops import waiting_for
+from experiments.reliability.stops import takes_signals, waiting_for
 
 # Half of all stops come in the start, which has the most parts: imports, meeting, preparing data,
 # connecting, compiling.
@@ -50,6 +50,8 @@ def stop(small: Small, workdir: Path, count: int, number: int, moment: str, seed
     for turn, now in enumerate(moments):
         words = workdir / f"words{turn}"
         with Processes(words, count, *arguments, patience=SILENT, compiled=small.compiled) as run:
+            while number == signal.SIGTERM and not all(map(takes_signals, run.running.values())):
+                time.sleep(0.0005)
             reached = waiting_for(now, out, run.out(0), rng, STARTING)
             while len(run.alive()) == count and not reached():
                 time.sleep(0.0005)
@@ -125,8 +127,6 @@ def _asked(run: Processes, asked: list[int], rng: random.Random) -> str | None:
     code = 128 + signal.SIGTERM
     sentences = []
     for process, one in enumerate(ended):
-        if one.code == -signal.SIGTERM and not one.out + one.err:  # Python had not begun
-            continue
         if one.code != code and (process in asked or one.code != 1):
             return f"process {process}, asked {asked}: exit code {one.code}: {one.err[-300:]!r}"
         last = (one.out.splitlines() or [""])[-1]

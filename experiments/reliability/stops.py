@@ -72,6 +72,8 @@ def _stopped(
     with words.open("w") as file:
         process = start(*arguments, compiled=small.compiled, stdout=file, stderr=subprocess.PIPE)
     with process:
+        while number == signal.SIGTERM and process.poll() is None and not takes_signals(process):
+            time.sleep(0.0005)
         reached = waiting_for(moment, out, words, rng)
         while process.poll() is None and not reached():
             time.sleep(0.0005)
@@ -83,6 +85,16 @@ def _stopped(
             process.kill()
             return Ended(-1, words.read_text(), "goes on after the signal"), True
     return Ended(process.returncode, words.read_text(), err), in_time
+
+
+def takes_signals(process: subprocess.Popen[str]) -> bool:
+    """Whether a process has a handler for SIGTERM: no program has one in Python's own start."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:  # no Linux, or it has ended
+        return True
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def waiting_for(
