@@ -15,6 +15,7 @@ from absl import flags
 
 from alexnet_jax import cli, streams
 from alexnet_jax.run import hosts, joining
+from alexnet_jax.signals import COMMAND
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -131,6 +132,7 @@ def join() -> None:
     joining.join(FLAGS.coordinator, FLAGS.processes, FLAGS.process, FLAGS.patience, listen=True)
     if not hosts.first():
         streams.silence()
+        COMMAND.output = 2  # what it alone has to say, such as that it was asked to stop
 
 
 def check_same(config: "ConfigDict") -> None:

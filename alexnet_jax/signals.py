@@ -96,8 +96,9 @@ class Command:
         import select
 
         with contextlib.suppress(OSError, ValueError):
-            if os.name != "posix" or select.select([], [self.output], [], 0)[1]:
-                os.write(self.output, f"{text}\n".encode())
+            output = (sys.stdout if self.output == 1 else sys.stderr).fileno()  # may be overheard
+            if os.name != "posix" or select.select([], [output], [], 0)[1]:
+                os.write(output, f"{text}\n".encode())
 
     def _handle(self, number: int, frame: object) -> None:
         """In the main thread, as soon as that comes to it."""
