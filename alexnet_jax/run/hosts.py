@@ -26,7 +26,8 @@ from alexnet_jax.errors import UserError
 PATIENCE = 60  # seconds after which a process that does not answer has gone
 LAST_WORDS = 2.0  # seconds that process 0 stays for the others to read why
 POLL = 0.5  # seconds between looks at a signal, where others are waited for
-GONE = "alexnet_jax/gone"  # and the process's number: why it left
+GONE = "alexnet_jax/gone"  # and the process's number: why it goes
+LEFT = "alexnet_jax/left"  # and the number: it has said all
 LOST = ("Gloo", "oordination service", "Barrier", "heartbeat", "Connection reset", "NCCL")
 
 _calls = 0  # of `gather`
@@ -335,12 +336,14 @@ def leave(code: int) -> NoReturn:
     The end of process 0 is the end of the coordination service: it stays until the others have left
     or had time to read why it does.
     """
-    if several() and first():
-        end = time.monotonic() + LAST_WORDS
-        for other in range(1, count()):
-            left = max(0.0, end - time.monotonic())
-            with contextlib.suppress(Exception):
-                _state().client.blocking_key_value_get(f"{GONE}/{other}", round(1000 * left) + 1)
     sys.stdout.flush()
     sys.stderr.flush()
+    if several() and not first():
+        with contextlib.suppress(Exception):
+            _state().client.key_value_set(f"{LEFT}/{number()}", "")
+    end = time.monotonic() + LAST_WORDS
+    for other in range(1, count()) if first() else ():
+        left = max(0.0, end - time.monotonic())
+        with contextlib.suppress(Exception):
+            _state().client.blocking_key_value_get(f"{LEFT}/{other}", round(1000 * left) + 1)
     os._exit(code)

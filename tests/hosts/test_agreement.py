@@ -1,6 +1,8 @@
 """What processes agree upon, by threads that stand for them; and that one alone does nothing."""
 
+import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +249,33 @@ def test_what_came_of_the_end_of_another_is_not_called_an_error_of_its_own() -> 
     assert of[0].why_lost(broken) == "another process has gone"
     of[1].said_by_another("out of memory", 1)
     assert of[0].why_lost(broken) == "process 1 has ended: out of memory"
+
+
+def test_the_first_leaves_when_the_others_have_said_what_they_have_to_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or the end of the coordination service, which is its own, would cut them short."""
+
+    class Left(Exception):
+        pass
+
+    def leave(code: int) -> None:
+        raise Left(code)
+
+    order: list[int] = []
+
+    def go(process: Any) -> None:
+        process.said_by_another(f"error {process.number()}", 3)
+        time.sleep(0.1 * process.number())
+        try:
+            process.leave(3)
+        finally:
+            order.append(process.number())
+
+    monkeypatch.setattr(os, "_exit", leave)
+    left = at_once(go, fixtures.processes(3))
+    assert order == [1, 2, 0]
+    assert [(type(one), one.args) for one in left] == [(Left, (3,))] * 3
+    of, began = fixtures.processes(2), time.monotonic()
+    at_once(lambda process: process.first() and process.leave(3), of)
+    assert 0.3 <= time.monotonic() - began < 2, "one that is gone is not waited for"
