@@ -280,6 +280,7 @@ def run(main: Callable[[], int]) -> NoReturn:
         with errors_in_one_line("nothing was done"):
             code = main()
         broken = False
+        COMMAND.kept = "its own work was done"  # while JAX waits for the other processes
     except SystemExit as ended:
         code = ended.code
     except Stopped:
