@@ -93,7 +93,7 @@ def _hear(line: bytes) -> bool:
         who = f"process {others[0]}" if others else "another process"
         why = f"{who} has gone, and so does this one: {COMMAND.kept}{COMMAND.again}"
         print(f"error: {name()}{_meeting or why}", file=sys.stderr, flush=True)
-    os._exit(1)
+    os._exit(128 + COMMAND.came if COMMAND.came else 1)
 
 
 def _check(coordinator: str | None, processes: int | None, process: int | None) -> None:

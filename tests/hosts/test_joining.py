@@ -205,7 +205,7 @@ def hear(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.setattr(os, "_exit", leave)
     state = SimpleNamespace(num_processes=3, process_id=1)
     monkeypatch.setattr(hosts, "_state", lambda: state)
-    for name, value in (("_said", False), ("kept", "saved"), ("again", "; again")):
+    for name, value in (("said", False), ("kept", "saved"), ("again", "; again")):
         monkeypatch.setattr(joining.COMMAND, name, value)
     monkeypatch.setattr(joining, "_ending", False)
     monkeypatch.setattr(joining, "_meeting", "")
@@ -234,6 +234,15 @@ def test_the_end_that_jax_would_make_is_one_sentence(
             hear(*lines)
         assert ended.value.code == 1
         assert capfd.readouterr() == ("", said)
+
+
+def test_who_was_asked_to_stop_ends_with_the_code_of_that(
+    hear: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining.COMMAND, "came", 15)
+    with pytest.raises(SystemExit) as ended:
+        hear(FATAL)
+    assert ended.value.code == 143
 
 
 def test_where_they_have_not_met_nobody_has_gone(

@@ -257,7 +257,6 @@ def test_a_process_that_does_not_come(tiny: Tiny, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("each", "options", "said", "code"),
     [
-        (lambda n: ("--best",) * n, {}, "--best is False in process 0 and True in process 1", 1),
         (
             lambda n: ("--config.data.source=embedded",) * n,
             {},
@@ -286,29 +285,24 @@ def test_a_process_that_does_not_come(tiny: Tiny, tmp_path: Path) -> None:
             2,
         ),
     ],
-    ids=["flag", "data", "bad field", "no file", "versions", "not shared", "three", "one"],
+    ids=["data", "bad field", "no file", "versions", "not shared", "three", "one"],
 )
 def test_what_one_was_told_otherwise_all_refuse(
     tiny: Tiny, tmp_path: Path, each: Any, options: dict[str, str], said: str, code: int
 ) -> None:
     given = {}
     if "versions" in options:
-        code_ = f"installed()[{options['versions']!r}] = '0.1'"
-        given = planted(tmp_path / "site", "alexnet_jax.run.versions", code_)
+        change = f"installed()[{options['versions']!r}] = '0.1'"
+        given = planted(tmp_path / "site", "alexnet_jax.run.versions", change)
     for folder in ("here", "other"):
         (tmp_path / folder).mkdir()
-    where = lambda number: {"cwd": tmp_path / ("other" if number and "cwd" in options else "here")}  # noqa: E731
-    run = start(
-        tiny,
-        tmp_path,
-        2,
-        "--workdir=run",
-        *(("--mode=evaluate",) if said.startswith("--best") else ()),
-        each=each,
-        options=lambda number: where(number) | (given if number else {}),
-    )
-    found = refused(run, code=code)
-    assert said in found
+
+    def of(number: int) -> dict[str, Any]:
+        other = {"cwd": tmp_path / options.get("cwd", "here"), **given}
+        return other if number else {"cwd": tmp_path / "here"}
+
+    run = start(tiny, tmp_path, 2, "--workdir=run", each=each, options=of)
+    assert said in refused(run, code=code)
     assert not [*(tmp_path / "here/run").glob("*.json*")], "nothing was begun"
 
 
