@@ -24,7 +24,8 @@ from typing import Any, NoReturn
 from alexnet_jax.errors import UserError
 
 PATIENCE = 60  # seconds after which a process that does not answer has gone
-LAST_WORDS = 2.0  # seconds that process 0 stays for the others to read why
+LAST_WORDS = 5.0  # seconds that process 0 stays at most for the others to say why they go
+REASON = 2.0  # seconds that it may take to hear why another goes, or to see what it wrote
 POLL = 0.5  # seconds between looks at a signal, where others are waited for
 GONE = "alexnet_jax/gone"  # and the process's number: why it goes
 LEFT = "alexnet_jax/left"  # and the number: it has said all
@@ -209,7 +210,7 @@ def check_shared(directory: Any) -> None:
     mark = directory / ".hosts"
     token = from_first(lambda: (mark.write_text(token), token)[1])
     with together():
-        end = time.monotonic() + LAST_WORDS  # a network's file system may be late
+        end = time.monotonic() + REASON  # a network's file system may be late
         while not (mark.is_file() and mark.read_text() == token):
             if time.monotonic() > end:
                 raise UserError(
@@ -302,7 +303,7 @@ def said_by_another(text: str, code: int) -> bool:
         return False
     with contextlib.suppress(Exception):
         return bool(
-            client.blocking_key_value_get(f"{GONE}/0", round(500 * LAST_WORDS)) == f"{code} {text}"
+            client.blocking_key_value_get(f"{GONE}/0", round(500 * REASON)) == f"{code} {text}"
         )
     return False
 
@@ -317,7 +318,7 @@ def why_lost(error: Exception) -> str:
     if not lost(error):
         return ""
     client = _state().client
-    end = time.monotonic() + LAST_WORDS
+    end = time.monotonic() + REASON
     while time.monotonic() < end:
         for other in range(count()):
             try:
