@@ -91,9 +91,10 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step with the lowest validation error, if any was measured."""
-        return hosts.from_first(self._best)
+        return hosts.from_first(self.own_best)
 
-    def _best(self) -> int | None:
+    def own_best(self) -> int | None:
+        """The same, as this process finds it on the disk."""
         for step in set(self.steps()) - self._errors.keys():
             with contextlib.suppress(Damaged):  # or being deleted
                 self._errors[step] = self._record(step).get("top1_error", math.inf)
@@ -295,7 +296,8 @@ class _LatestAndBest:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         del context
         steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = {*sorted(steps)[-self._checkpoints.keep :], self._checkpoints.best()}
+        # What process 0 decides counts, and orbax may ask from a thread of its own.
+        kept = {*sorted(steps)[-self._checkpoints.keep :], self._checkpoints.own_best()}
         return [step in kept for step in steps]
 
 
