@@ -139,7 +139,7 @@ def _stops(small: Small, part: str, quick: bool) -> Iterator[Case]:
 
 def _hosts(small: Small, part: str, quick: bool) -> Iterator[Case]:
     for count in (2,) if quick else (2, 4):
-        small.whole(count)
+        small.of_several(count)
         for sent, cases in OF_SEVERAL.items():
             for seed in range(cases // 2):
                 moment = hosts.MOMENTS[seed % len(hosts.MOMENTS)]

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 import tensorstore
 
-from experiments.reliability.case import Ended, run
+from experiments.reliability.case import PATIENCE, Ended, run
+from experiments.reliability.processes import Processes
 
 CLASSES = ("ant", "bee", "cat", "dog")
 IMAGES = {"train": 16, "val": 6, "test": 6}  # of each class
@@ -73,12 +74,22 @@ class Small:
                 raise RuntimeError(f"nothing was broken, and yet it failed: {ended.err}")
             partial.rename(folder)
 
-    def whole(self, processes: int) -> Path:
-        """The run, on the mesh that so many processes of one device have, of one process."""
+    def of_several(self, processes: int) -> Path:
+        """The run as so many processes end it that nothing disturbs.
+
+        Two, of a tower each, end bit for bit as one that has both. Four sum over the devices in
+        another order than one with four.
+        """
         if processes == 2:
             return self.unbroken
         folder = self.root / f"unbroken{processes}"
-        self._once(folder, lambda out: self.train(out, f"--config.mesh.data={processes // 2}"))
+
+        def train(out: Path) -> Ended:
+            words = self.root / "words"
+            together = Processes(words, processes, *self.training(out), compiled=self.compiled)
+            return max(together.ended(PATIENCE), key=lambda ended: abs(ended.code))
+
+        self._once(folder, train)
         return folder
 
     def training(self, workdir: Path, *flags: str) -> tuple[str, ...]:

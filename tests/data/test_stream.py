@@ -427,6 +427,28 @@ def test_evaluation_counts_every_example_once(count, batches):
     np.testing.assert_array_equal(counted, labels)
 
 
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("count", [37, 33, 40, 3])
+def test_the_shares_of_processes_are_the_rows_of_a_batch(count, processes):
+    """As many batches in each, though there is nothing but padding in the last one of some."""
+    images, labels = fixtures.position_images(count, 6), np.arange(count) % 7
+    whole = list(stream.evaluation_batches(images, labels, 8))
+    shares = [
+        list(
+            stream.evaluation_batches(
+                images, labels, 8, process_index=index, process_count=processes
+            )
+        )
+        for index in range(processes)
+    ]
+    for number, batch in enumerate(whole):
+        for name, rows in batch.items():
+            parts = [share[number][name] for share in shares]
+            assert all(len(part) == 8 // processes for part in parts)
+            np.testing.assert_array_equal(np.concatenate(parts), rows)
+    assert all(len(share) == len(whole) for share in shares)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

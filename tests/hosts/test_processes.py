@@ -70,14 +70,6 @@ def alone(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-@pytest.fixture(scope="module")
-def alone_on_four(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with 2 x 2 devices."""
-    workdir = tmp_path_factory.mktemp("alone_on_four") / "run"
-    train(tiny, workdir, 1, 2, "--config.mesh.data=2")
-    return workdir
-
-
 # --- one run --------------------------------------------------------------------------------------
 
 
@@ -105,14 +97,19 @@ def test_two_processes_of_a_tower_each_begin_what_one_with_both_ends(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
-def test_four_devices_of_several_processes_are_as_four_of_one(
-    tiny: Tiny, alone_on_four: Path, tmp_path: Path, count: int
+def test_four_devices_are_the_same_however_many_processes_have_them(
+    tiny: Tiny, tmp_path: Path
 ) -> None:
-    """Two with both towers, the images shared; four with a tower each."""
-    said = train(tiny, tmp_path / "run", count, 2, "--config.mesh.data=2")
-    assert "on a mesh of 2 x 2 (data x tower) on 4 cpu devices" in said
-    fixtures.assert_same_end(tmp_path / "run", alone_on_four)
+    """Two with both towers, the images shared; four with a tower each; one, which sums in another
+    order."""
+    for count in (1, 2, 4):
+        said = train(tiny, tmp_path / f"{count}", count, 2, "--config.mesh.data=2")
+        assert "on a mesh of 2 x 2 (data x tower) on 4 cpu devices" in said
+    fixtures.assert_same_end(tmp_path / "2", tmp_path / "4")
+    fixtures.assert_same_end(tmp_path / "2", tmp_path / "1", tolerance=1e-5)
+    rows = [fixtures.rows(tmp_path / count) for count in ("1", "2")]
+    for ours, theirs in zip(*rows, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from network_fixtures import FullSize, gradient_function
 from alexnet_jax import settings
 from alexnet_jax.configs import base
 from alexnet_jax.model import AlexNet, Conv, Dense, Network, make_mesh
+from alexnet_jax.model import mesh as mesh_module
 from alexnet_jax.model.mesh import IMAGES, shardings, spec_of
 from alexnet_jax.settings import scaling
 from alexnet_jax.training import update_rule
@@ -349,6 +350,59 @@ def test_mesh_defaults(asked: tuple[int, int, int], made: tuple[int, int]) -> No
 def test_impossible_meshes(data: int, tower: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_mesh(data, tower)
+
+
+class Device(NamedTuple):
+    """Of a process."""
+
+    process_index: int
+    id: int
+
+
+def devices_of(*counts: int) -> list[Device]:
+    """So many devices of each process, in the order of their numbers, which are not the processes'
+    order: number 0 of each comes first."""
+    found = [Device(process, id) for process, count in enumerate(counts) for id in range(count)]
+    return sorted(found, key=lambda device: device.id)
+
+
+@pytest.mark.parametrize(
+    ("counts", "data", "tower", "chosen"),
+    [
+        ((1, 1), 1, 2, ["0.0 1.0"]),  # a tower each
+        ((1, 1), 2, 1, ["0.0", "1.0"]),
+        ((2, 2), 2, 2, ["0.0 0.1", "1.0 1.1"]),  # a pair of towers shares a process
+        ((2, 2), 4, 1, ["0.0", "0.1", "1.0", "1.1"]),
+        ((1, 1, 1, 1), 2, 2, ["0.0 1.0", "2.0 3.0"]),
+        ((4, 4), 2, 2, ["0.0 0.1", "1.0 1.1"]),  # as many of each, though one has enough
+        ((4, 2), 1, 2, ["0.0 1.0"]),
+        ((3, 3), 2, 2, ["0.0 0.1", "1.0 1.1"]),
+        ((8,), 1, 2, ["0.0 0.1"]),
+    ],
+)
+def test_the_devices_of_a_mesh_are_as_many_of_each_process(
+    counts: tuple[int, ...], data: int, tower: int, chosen: list[str]
+) -> None:
+    found = mesh_module._of_each_process(devices_of(*counts), data, tower)
+    names = [f"{device.process_index}.{device.id}" for device in found]
+    assert [" ".join(names[row : row + tower]) for row in range(0, len(names), tower)] == chosen
+
+
+@pytest.mark.parametrize(
+    ("counts", "data", "tower", "message"),
+    [
+        ((1, 1), 1, 1, "mesh.data=1 with mesh.tower=1 cannot be shared by 2 processes of 1 and 1"),
+        ((2, 2), 3, 1, "at least one"),
+        ((2, 1), 2, 2, "2 processes of 2 and 1 devices: each has to give as many"),
+        ((3, 3), 3, 2, "one or an even number of them"),  # a pair would be torn apart
+        ((1, 1, 1), 1, 2, "cannot be shared by 3 processes"),
+    ],
+)
+def test_a_mesh_that_processes_cannot_share_evenly(
+    counts: tuple[int, ...], data: int, tower: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        mesh_module._of_each_process(devices_of(*counts), data, tower)
 
 
 def test_one_tower_does_not_spread_over_two() -> None:

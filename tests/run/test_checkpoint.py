@@ -20,7 +20,7 @@ from alexnet_jax.configs import base
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import make_mesh
 from alexnet_jax.model.mesh import shardings
-from alexnet_jax.run import checkpoint, momentum, versions
+from alexnet_jax.run import checkpoint, hosts, momentum, versions
 from alexnet_jax.run.checkpoint import Checkpoints, fingerprint
 from alexnet_jax.training.update_rule import update_rule
 
@@ -462,6 +462,24 @@ def test_a_failed_save_is_said_though_another_error_goes_first(
         checkpoints._writer = Failing()
         checkpoints.wait()
     assert capsys.readouterr().out == ""  # not said twice
+
+
+def test_a_save_that_another_process_broke_is_not_called_a_full_disk(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Alone:
+        def wait(self) -> None:
+            raise RuntimeError("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
+
+        close = wait
+
+    checkpoints = Checkpoints(saved)
+    checkpoints._writer = Alone()
+    with pytest.raises(UserError, match="Free some space"):
+        checkpoints.wait()
+    monkeypatch.setattr(hosts, "several", lambda: True)
+    with pytest.raises(RuntimeError, match="Gloo"):
+        checkpoints.wait()
 
 
 # --- the host program -----------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.scores import Score, score_row
 from alexnet_jax.training.report import (
     Report,
+    Silence,
     _import_tensorboardx,
     conclude,
     read_test_scores,
@@ -234,3 +235,18 @@ def test_torch_that_is_in_memory_stays_there(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "torch", torch)
     _import_tensorboardx()
     assert sys.modules["torch"] is torch
+
+
+def test_silence_is_a_report_that_says_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever can be told to a report, a process that is not the first may be told."""
+    assert {name for name in vars(Report) if name[0] != "_"} <= vars(Silence).keys()
+    with Silence() as silence:
+        silence.advance()
+        silence.say("a line")
+        silence.rows(ROW, ROW)
+        silence.training(ROW)
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(ZeroDivisionError), Silence():
+        raise ZeroDivisionError
