@@ -4,8 +4,8 @@ Whoever is left when a process is killed has to end, within the patience it was 
 code other than 0; among all that are left at least one true sentence is said, and none says two.
 After SIGTERM, to any of them or to all one after the other, all have to end: with one sentence of
 process 0 and the same step saved, if training was under way. Then the same commands are given
-again. That has to be, bit for bit, the end of a run that nothing stopped: for two processes, that of
-one with two devices.
+again. That has to be, bit for bit, the end of a run that nothing stopped, and for two processes
+that of one with two devices.
 """
 
 import random
