@@ -31,7 +31,7 @@ class Processes:
         words: Path,
         count: int,
         *arguments: object,
-        patience: int = 10,
+        patience: int = 60,
         each: Callable[[int], Iterable[object]] = lambda number: (),
         options: Callable[[int], dict[str, Any]] = lambda number: {},
         port: int | None = None,

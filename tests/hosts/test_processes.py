@@ -408,7 +408,7 @@ def test_one_is_killed_and_the_others_end(
     """In training; the campaign `experiments.reliability` kills at every moment."""
     workdir = tmp_path / "run"
     flags = (*SHORT, f"--workdir={workdir}", "--config.epochs=2")
-    run = start(tiny, tmp_path, 2, *flags)
+    run = start(tiny, tmp_path, 2, *flags, patience=10)
     while fixtures.row_count(workdir) < 2:
         assert run.alive() == [0, 1]
         time.sleep(0.01)
