@@ -128,17 +128,12 @@ def test_a_run_moves_between_numbers_of_processes_and_back(
     fixtures.assert_same_end(workdir, alone, tolerance=1e-5)
 
 
-@pytest.mark.parametrize(
-    "batch",
-    [
-        10,  # the last batch is all padding for process 1
-        pytest.param(14, marks=pytest.mark.slow),  # or for some of its rows
-        pytest.param(13, marks=pytest.mark.slow),  # is rounded up to 14
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [10, 13, 14])
 def test_two_processes_test_every_image_once(
     tiny: Tiny, alone: Path, tmp_path: Path, batch: int
 ) -> None:
+    """The last batch of 24 images: all padding for process 1; 13 is 14; some for one."""
     mesh = ("--config.mesh.data=2", "--config.mesh.tower=1", f"--config.eval_batch_size={batch}")
     run = start(
         tiny,
