@@ -273,7 +273,10 @@ def test_the_first_leaves_when_the_others_have_said_what_they_have_to_say(
             order.append(process.number())
 
     monkeypatch.setattr(os, "_exit", leave)
-    left = at_once(go, fixtures.processes(3))
+    of, began = fixtures.processes(3), time.monotonic()
+    of[0].LAST_WORDS = 10.0
+    left = at_once(go, of)
+    assert time.monotonic() - began < 8, "and not later"
     assert order == [1, 2, 0]
     assert [(type(one), one.args) for one in left] == [(Left, (3,))] * 3
     of, began = fixtures.processes(2), time.monotonic()
