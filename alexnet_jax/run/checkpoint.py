@@ -25,7 +25,7 @@ from orbax.checkpoint import v1 as ocp
 from alexnet_jax.errors import UserError
 from alexnet_jax.model.mesh import make_mesh, shardings
 from alexnet_jax.run import hosts, momentum, noise, versions
-from alexnet_jax.run.reading import Damaged, first_line, load_arrays, load_record, read
+from alexnet_jax.run.reading import Damaged, count_alike, first_line, load_arrays, load_record, read
 from alexnet_jax.signals import COMMAND
 
 Tree = Any
@@ -171,12 +171,13 @@ class Checkpoints:
                     except Damaged:  # a kill while it was being deleted, for one
                         print(f"moved the damaged checkpoint to {self._move_aside(step)}")
             with ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=SAVING)):
-                self._writer = ocp.training.Checkpointer(
-                    self.directory.absolute(),
-                    save_decision_policy=_Always(),
-                    preservation_policy=_LatestAndBest(self),
-                    cleanup_tmp_directories=True,
-                )
+                count_alike()
+            self._writer = ocp.training.Checkpointer(
+                self.directory.absolute(),
+                save_decision_policy=_Always(),
+                preservation_policy=_LatestAndBest(self),
+                cleanup_tmp_directories=True,
+            )
         return self._writer
 
     def _carefully(self, do: Callable[[], Any]) -> None:

@@ -66,6 +66,20 @@ def _alone() -> contextlib.AbstractContextManager[Any]:
     )
 
 
+def count_alike() -> None:
+    """Brings orbax's count of loads and saves, by which processes meet, to the largest of all.
+
+    Each has read alone, and who met damage has read less: without this, no save would end.
+    """
+    if not hosts.several():
+        return
+    from orbax.checkpoint._src.futures.synchronization import OperationIdGenerator as Count
+
+    largest = max(map(int, hosts.gather(Count.get_current_operation_id())))
+    while int(Count.get_current_operation_id()) < largest:
+        Count.next_operation_id()
+
+
 def load_record(path: Path) -> dict[str, Any]:
     """The plain data of a checkpoint."""
     for file in path.rglob("*"):  # orbax takes what it cannot read for what is not there
