@@ -62,7 +62,7 @@ class AlexNet(nn.Module):
             'conv1/activation', 'conv1/norm', 'conv1/pool', ... 'fc8' to arrays.
         """
         net = self.network
-        mesh = self.mesh if self.mesh is not None else make_mesh(1, 1)
+        mesh = self.mesh if self.mesh is not None else make_mesh(1, 1, devices=jax.local_devices())
         if mesh.shape["tower"] > net.towers:
             raise ValueError(
                 "a network of one tower does not spread over two: set mesh.tower=1 "
@@ -160,7 +160,7 @@ class AlexNet(nn.Module):
         Drawn at the global shape, so that a seed means the same run on every mesh and no two towers
         share a mask.
         """
-        mesh = self.mesh if self.mesh is not None else make_mesh(1, 1)
+        mesh = self.mesh if self.mesh is not None else make_mesh(1, 1, devices=jax.local_devices())
         shapes: dict[str, tuple[int, ...]] = {
             name: (dense.width,) for name, dense in self.network.hidden().items()
         }
