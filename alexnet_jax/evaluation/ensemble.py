@@ -132,8 +132,8 @@ class Ensemble:
         self, tally: Tally, count: int, alone: jax.Array, logits: jax.Array, batch: Batch
     ) -> jax.Array:
         """Counts what needs no weights; the mean of the probabilities."""
-        for member, probabilities in zip([*self.members, *self.others], alone, strict=True):
-            tally.add(member.name, count, probabilities, batch)
+        for place, member in enumerate([*self.members, *self.others]):
+            tally.add(member.name, count, alone[place], batch)  # jax iterates over no array of many
         members = len(self.members)
         mean = _mixture(alone[:members], np.full(members, 1 / members))
         tally.add(PROBABILITIES, count, mean, batch)
