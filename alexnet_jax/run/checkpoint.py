@@ -170,14 +170,14 @@ class Checkpoints:
                         self._record(step)
                     except Damaged:  # a kill while it was being deleted, for one
                         print(f"moved the damaged checkpoint to {self._move_aside(step)}")
+            count_alike()
             with ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=SAVING)):
-                count_alike()
-            self._writer = ocp.training.Checkpointer(
-                self.directory.absolute(),
-                save_decision_policy=_Always(),
-                preservation_policy=_LatestAndBest(self),
-                cleanup_tmp_directories=True,
-            )
+                self._writer = ocp.training.Checkpointer(
+                    self.directory.absolute(),
+                    save_decision_policy=_Always(),
+                    preservation_policy=_LatestAndBest(self),
+                    cleanup_tmp_directories=True,
+                )
         return self._writer
 
     def _carefully(self, do: Callable[[], Any]) -> None:
