@@ -8,10 +8,9 @@ import re
 import shutil
 import sys
 import textwrap
-import threading
 import traceback
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from logging import LogRecord
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -144,7 +143,6 @@ def at_least(least: float, kind: Callable[[str], Any] = int) -> Callable[[str], 
 
 def quieten_libraries() -> None:
     """Keeps what libraries log for their own developers from the user."""
-    noise.ignore_stragglers()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from absl import flags, logging
 
@@ -152,6 +150,12 @@ def quieten_libraries() -> None:
         flags.FLAGS.mark_as_parsed()
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.WARNING)  # absl would raise it to INFO, for all libraries
+    logging.get_absl_logger().addFilter(_for_users)
+
+
+def _for_users(record: LogRecord) -> bool:
+    """Whether something logged is no traceback: threads of orbax log what they raise."""
+    return shown.debug or not record.exc_info
 
 
 # --- paths ----------------------------------------------------------------------------------------
@@ -269,20 +273,25 @@ def run(main: Callable[[], int]) -> NoReturn:
     """
     COMMAND.take()
     streams.last()
-    _quieten_hooks()
+    noise.take_hooks(lambda: shown.debug, lambda error: one_line(error)[0])
     code: Any = 1
+    broken = True
     try:
         with errors_in_one_line("nothing was done"):
             code = main()
+        broken = False
     except SystemExit as ended:
         code = ended.code
+    except Stopped:
+        pass  # it came when all was done
     finally:
         COMMAND.finish()
-        if COMMAND.came:
+        if COMMAND.said:
             code = 128 + COMMAND.came
-        # A library that was interrupted may crash at the end of the interpreter.
-        if COMMAND.came or (code and hosts.several()):
-            hosts.leave(code)
+        # A library that was interrupted may complain or crash on Python's own way out, and in JAX's
+        # the processes would wait for each other.
+        if code and (broken or COMMAND.said or hosts.several()):
+            hosts.leave(code if isinstance(code, int) else 1)
     sys.exit(code)
 
 
@@ -315,7 +324,7 @@ def errors_in_one_line(
         text, code = one_line(error)
         if isinstance(error, hosts.Elsewhere):
             sys.exit(code)
-        lost = hosts.why_lost(error)
+        lost = "" if isinstance(error, UserError) else hosts.why_lost(error)
         refuse(f"{lost}, and so does this one: {kept}{again}" if lost else text, code)
     finally:
         COMMAND.kept, COMMAND.again, COMMAND.output = before
@@ -370,32 +379,3 @@ def _check_heard(answers: bool) -> None:
         print(f"note: {text}", file=sys.stderr)
     elif answers:
         sys.exit(UNREAD)
-
-
-def _quieten_hooks() -> None:
-    """Keeps tracebacks from elsewhere than the main thread's way from the user, and what libraries
-    warn their own developers of."""
-    unraisable, show_warning = sys.unraisablehook, warnings.showwarning
-    uncaught, in_thread = sys.excepthook, threading.excepthook
-
-    def printed(kind: Any, error: BaseException, trace: Any) -> None:
-        if not isinstance(error, Stopped):  # C code prints what stops it on its way
-            uncaught(kind, error, trace)
-
-    def ignored(what: Any) -> None:
-        if shown.debug:
-            unraisable(what)
-
-    def of_thread(what: Any) -> None:
-        if shown.debug:
-            in_thread(what)
-        elif not COMMAND.came and isinstance(what.exc_value, Exception):
-            text, _ = one_line(what.exc_value)
-            print(f"in a thread: {text}", file=sys.stderr)
-
-    def warned(*about: Any, **more: Any) -> None:
-        if shown.debug or sys.warnoptions:
-            show_warning(*about, **more)
-
-    sys.excepthook, sys.unraisablehook, threading.excepthook = printed, ignored, of_thread
-    warnings.showwarning = warned

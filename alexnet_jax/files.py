@@ -177,8 +177,10 @@ def whole(path: Path, *, replace: bool = False) -> Iterator[BinaryIO]:
         if not replace and os.path.lexists(path):
             raise FileExistsError(17, "is there by now, and is kept", str(path))
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # of a full disk the system does not say where
         raise
 
 

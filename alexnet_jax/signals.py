@@ -38,6 +38,7 @@ class Command:
         again: what the sentence ends with, such as '; give the same command again to resume'.
         output: the file descriptor where it is said.
         came: the first signal, 0 before.
+        said: whether the sentence about it has been said.
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,7 @@ class Command:
         self._taken = self._watched = self._patient = self._over = False
         self._raised: object = None  # a weak reference to what was raised
         self._echoes = 0  # signals of this process to itself that the thread has yet to see
-        self._said = False
+        self.said = False
 
     def take(self) -> None:
         """Takes the signals over. Nothing has begun yet, and a signal ends the process at once."""
@@ -87,7 +88,7 @@ class Command:
 
     def claim(self) -> bool:
         """Whether the sentence is still to be said; by who asks."""
-        said, self._said = self._said, True
+        said, self.said = self.said, True
         return not said
 
     def _say(self, text: str) -> None:
@@ -121,7 +122,7 @@ class Command:
         """What was raised is gone, and if nothing was said nobody has heard of it."""
         import threading
 
-        if not (self._said or self._over):
+        if not (self.said or self._over):
             self._raised = None
             _later(LATER, self._echo, threading.main_thread().ident or 0)
 

@@ -141,13 +141,13 @@ class Checkpoints:
         Raises:
             SaveFailed: they could not be (a full disk, say); the earlier checkpoints stand.
         """
+        under_way, self._under_way = self._under_way, None  # or nothing, if it fails
         if self._writer is not None:
             with COMMAND.patient():
                 self._carefully(self._writer.wait)
-        if self._under_way is not None and hosts.first():
+        if under_way is not None and hosts.first():
             with contextlib.suppress(OSError):  # a full disk is noticed by what matters
-                (self.directory.parent / SAVED).write_text(f"{self._under_way}\n")
-            self._under_way = None
+                (self.directory.parent / SAVED).write_text(f"{under_way}\n")
 
     def prepare_to_save(self) -> None:
         """Moves away what the first save would stumble over.

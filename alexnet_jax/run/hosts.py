@@ -327,11 +327,15 @@ def why_lost(error: Exception) -> str:
 def leave(code: int) -> NoReturn:
     """Ends this process without waiting for the others, as JAX would.
 
-    The end of process 0 is the end of the coordination service: it stays until all had time to read
-    why it leaves.
+    The end of process 0 is the end of the coordination service: it stays until the others have left
+    or had time to read why it does.
     """
-    if first() and code:
-        time.sleep(LAST_WORDS)
+    if several() and first():
+        end = time.monotonic() + LAST_WORDS
+        for other in range(1, count()):
+            left = max(0.0, end - time.monotonic())
+            with contextlib.suppress(Exception):
+                _state().client.blocking_key_value_get(f"{GONE}/{other}", round(1000 * left) + 1)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -6,12 +6,14 @@ heavy: every command does.
 """
 
 import contextlib
-import functools
 import logging
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from alexnet_jax.signals import COMMAND, Stopped
 
 
 @contextlib.contextmanager
@@ -44,25 +46,42 @@ def quiet_log() -> Iterator[None]:
         logger.setLevel(level)
 
 
-@functools.cache
-def ignore_stragglers() -> None:
-    """Keeps late tracebacks of reads that orbax gave up from the user, and no others.
+def take_hooks(debug: Callable[[], bool], one_line: Callable[[Exception], str]) -> None:
+    """Keeps from the user of a command what comes from elsewhere than its main thread's way.
 
-    For a command, whose process is its own: the hooks of the interpreter are changed for good.
+    For a process that is the command's own: the hooks of the interpreter are changed for good.
+
+    Args:
+        debug: whether tracebacks and warnings are wanted.
+        one_line: what an error, of a thread, says to the user.
     """
-    show, show_unraisable = sys.excepthook, sys.unraisablehook
+    uncaught, unraisable = sys.excepthook, sys.unraisablehook
+    in_thread, show_warning = threading.excepthook, warnings.showwarning
 
-    def late(error: BaseException | None) -> bool:
-        return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+    def straggler(error: BaseException | None) -> bool:
+        late = ("Event loop is closed", "cannot schedule new futures after")
+        return isinstance(error, RuntimeError) and str(error).startswith(late)
 
-    def excepthook(kind: Any, error: BaseException, trace: Any) -> None:
-        if not late(error):
-            show(kind, error, trace)
+    def of_main(kind: Any, error: BaseException, trace: Any) -> None:
+        # C code prints what stops it on its way.
+        if not (isinstance(error, Stopped) or straggler(error)):
+            uncaught(kind, error, trace)
 
-    def unraisablehook(unraisable: Any) -> None:
-        if not late(unraisable.exc_value):
-            show_unraisable(unraisable)
+    def ignored(what: Any) -> None:
+        if debug():
+            unraisable(what)
 
-    sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
+    def of_thread(what: Any) -> None:
+        error = what.exc_value
+        if debug():
+            in_thread(what)
+        elif isinstance(error, Exception) and not (COMMAND.came or straggler(error)):
+            print(f"in a thread: {one_line(error)}", file=sys.stderr)
+
+    def warned(*about: Any, **more: Any) -> None:
+        if debug() or sys.warnoptions:
+            show_warning(*about, **more)
+
+    sys.excepthook, sys.unraisablehook, threading.excepthook = of_main, ignored, of_thread
+    warnings.showwarning = warned
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # tasks that nobody asked again
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
