@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.settings import load, override
+from alexnet_jax.model import Network
+from alexnet_jax.settings import load, network, override
 from experiments.shared.command import Flags, Results, add_fields, fields, number, say, start
 from experiments.shared.machine import cores
 from experiments.shared.timing import Reading, Variant, readings, summary
 from experiments.step.contender import Failed, Way
+from experiments.two_machines import picture
 from experiments.two_machines.exchanges import Exchange
-from experiments.two_machines.picture import draw
 from experiments.two_machines.report import PACKAGES, page
 from experiments.two_machines.team import Team
 from experiments.two_machines.towers import Seat
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"the processes could not do it: {error}") from error
     result = results.made_by() | found
     results.write("two_machines.json", result)
-    draw(result, results.path("towers.png"))
+    picture.of_result(result, results.path("towers.png"))
     results.write_page("two_machines.md", page(result))
     results.finish()
 
@@ -117,12 +118,24 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("batch", "rounds", "seconds", "steps", "config", "set")
     return {
         "settings": {name: getattr(arguments, name) for name in names},
+        "layers": layers_of(network(config)),
         "rows": rows,
         "exchanges": [exchange._asdict() for exchange in sent],
         "profile": spent,
         # Both directions of both towers; those of the rounds, not of the warm-up.
         "loopback_bytes_per_image": statistics.median(carried[-arguments.rounds :]),
     }
+
+
+def layers_of(net: Network) -> dict[str, str]:
+    """What a tower has of each layer, for the picture."""
+    convolutions = {
+        name: f"{conv.width // 2} of {conv.kernel}x{conv.kernel}"
+        for name, conv in net.convolutions().items()
+    }
+    dense = {name: f"{layer.width // 2:,} units" for name, layer in net.hidden().items()}
+    classes = net.classes // 2 if net.classes % 2 == 0 else net.classes
+    return convolutions | dense | {"fc8": f"{classes:,} classes"}
 
 
 def _sums(found: list[Exchange]) -> list[Exchange]:

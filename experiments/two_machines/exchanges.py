@@ -22,89 +22,106 @@ SENT = {  # of its operand, what each of two devices has to send
 
 
 class Exchange(NamedTuple):
-    """An array that both towers send."""
+    """An array of which both towers send something."""
 
-    layer: str  # whose input, or whose input's gradient, it is; '' is none of those given
-    back: bool  # a gradient
+    layer: str  # whose input it is, or whose input's gradient; '': of none
+    back: bool  # on the way back
     kind: str  # of the collective
     dtype: str
     operand: tuple[int, ...]  # each device's
     result: tuple[int, ...]
     sent: int  # bytes, by each tower, at least
-    instruction: str  # its name in the program and in a profile
+    instruction: str  # its name in the program, and in a profile
 
 
-def exchanges(program: str, layers: Sequence[str]) -> list[Exchange]:
+class Program:
+    """The instructions of a compiled program."""
+
+    def __init__(self, text: str, layers: Sequence[str]) -> None:
+        """Args:
+        text: as `compiled.as_text()` gives it.
+        layers: names to look for.
+        """
+        self.made: dict[str, str] = {}  # the line of every instruction
+        self.users: dict[str, list[str]] = {}  # the instructions that read it
+        self.layer = re.compile(rf"[/(]({'|'.join(layers)})[/)]")
+        for line in text.splitlines():
+            if found := DEFINITION.search(line):
+                self.made[found["name"]] = line
+                for operand in NAME.findall(found["operands"].partition("metadata=")[0]):
+                    self.users.setdefault(operand, []).append(found["name"])
+
+    def layer_of(self, name: str) -> str:
+        """The layer that an instruction is of, by what the compiler calls it; '' if by none."""
+        words = OP_NAME.search(self.made.get(name, ""))
+        found = self.layer.findall(words[1]) if words else []
+        return found[-1] if found else ""
+
+    def user_of(self, name: str) -> str:
+        """The layer of the nearest instruction that has one, among those that use another."""
+        level = seen = {name}
+        while level:
+            level = {user for other in level for user in self.users.get(other, [])} - seen
+            seen = seen | level
+            if layers := sorted(filter(None, map(self.layer_of, level))):
+                return layers[0]
+        return ""
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape of an instruction's one result."""
+        found = DEFINITION.search(self.made[name])
+        assert found is not None
+        return _numbers(SHAPE.findall(found["result"])[0][1])
+
+
+def exchanges(text: str, layers: Sequence[str]) -> list[Exchange]:
     """All communication of a compiled step on two towers, in the program's order.
 
-    A gather belongs to the layer that uses it, a sum to the layer that makes its summands: that is
-    what the compiler's `op_name`s say. What has no partner is none.
+    A gather belongs to the layer that uses it, a sum to the one that makes its summands: where the
+    network does not ask for it by name, the compiler calls it as it likes. What has no partner is
+    none. Of several arrays in one instruction each counts.
 
     Args:
-        program: its text, as `compiled.as_text()` gives it.
+        text: of the program.
         layers: names to look for.
 
     Raises:
         ValueError: a kind of communication that two towers do not need.
     """
-    lines = program.splitlines()
-    made: dict[str, str] = {}  # the line of every instruction
-    used: dict[str, list[str]] = {}  # the instructions that read it
-    for line in lines:
-        if found := DEFINITION.search(line):
-            made[found["name"]] = line
-            for operand in NAME.findall(found["operands"].partition("metadata=")[0]):
-                used.setdefault(operand, []).append(found["name"])
-    word = re.compile(r"[/(](%s)[/)]" % "|".join(map(re.escape, layers)))
-
-    def layer_of(line: str) -> str:
-        names = word.findall("".join(OP_NAME.findall(line)))
-        return names[-1] if names else ""
-
-    def user_of(name: str) -> str:
-        """The layer of the nearest instruction that has one, among those that follow."""
-        level, seen = [name], {name}
-        while level:
-            for layer in filter(None, (layer_of(made[other]) for other in level)):
-                return layer
-            level = [n for o in level for n in used.get(o, []) if n not in seen]
-            seen.update(level)
-        return ""
-
-    found = []
-    for line in lines:
-        match = COLLECTIVE.search(line)
-        if match is None or ALONE.search(match["attributes"]):
+    program, found = Program(text, layers), []
+    for match in COLLECTIVE.finditer(text):
+        if ALONE.search(match["attributes"]):
             continue
-        name, kind = match["name"], match["kind"]
+        name, kind, attributes = match["name"], match["kind"], match["attributes"]
         if kind not in SENT:
-            raise ValueError(f"two towers exchange by {', '.join(SENT)}, not by {kind}: {line}")
+            raise ValueError(f"two towers exchange by {', '.join(SENT)}, not by {kind}")
         operands = NAME.findall(match["operands"])
-        results = SHAPE.findall(match["results"])[-len(operands) :]
-        for operand, (dtype, to) in zip(operands, results, strict=True):
-            definition = DEFINITION.search(made[operand])
-            assert definition is not None
-            ((_, of),) = SHAPE.findall(definition["result"])
-            shape, result = (tuple(map(int, filter(None, s.split(",")))) for s in (of, to))
-            by_itself = layer_of(line) if len(operands) == 1 else ""
-            if kind == "all-gather":
-                # The compiler moves it up to what made the array, unless the network asked for it.
-                own = by_itself if "/all_gather" in line else ""
-                layer = own or next(
-                    filter(None, map(user_of, used.get(name, []))), by_itself
-                )
+        results = SHAPE.findall(match["results"])[-len(operands) :]  # of a start, the last
+        for operand, (dtype, result) in zip(operands, results, strict=True):
+            if "/all_gather" in attributes:
+                layer = program.layer_of(name)
+            elif kind == "all-gather":
+                layer = program.user_of(name)
             else:
-                layer = by_itself or layer_of(made[operand])
+                layer = program.layer_of(operand if len(operands) > 1 else name)
+            shape = program.shape_of(operand)
             sent = round(SENT[kind] * math.prod(shape) * itemsize(dtype))
-            back = kind != "all-gather"
-            found.append(Exchange(layer, back, kind, dtype, shape, result, sent, name))
+            found.append(
+                Exchange(
+                    layer, kind != "all-gather", kind, dtype, shape, _numbers(result), sent, name
+                )
+            )
     return found
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, filter(None, text.split(","))))
 
 
 def itemsize(dtype: str) -> int:
     """Bytes of a number of the compiler's type, such as f32, bf16 or pred."""
-    digits = re.search(r"\d+", dtype)
-    return max(1, int(digits[0]) // 8) if digits else 1
+    bits = re.search(r"\d+", dtype)
+    return max(1, int(bits[0]) // 8) if bits else 1
 
 
 def places(found: Iterable[Exchange]) -> dict[tuple[str, bool], int]:

@@ -79,7 +79,11 @@ def exchanged(result: dict[str, Any]) -> str:
 
 def _words(exchange: Exchange) -> str:
     """Such as 13x13x128 gathered."""
-    what = {"all-gather": "gathered", "reduce-scatter": "added, each its half", "all-reduce": "added"}
+    what = {
+        "all-gather": "gathered",
+        "reduce-scatter": "added, each its half",
+        "all-reduce": "added",
+    }
     size = "x".join(map(str, exchange.operand[1:]))
     return f"{size} {exchange.dtype} {what[exchange.kind]}"
 
@@ -94,6 +98,17 @@ def sent_of(result: dict[str, Any]) -> list[Exchange]:
         Exchange(**(e | {"operand": tuple(e["operand"]), "result": tuple(e["result"])}))
         for e in result["exchanges"]
     ]
+
+
+def bytes_of(result: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """What a tower sends of an image into each layer that sees both, and of gradients back."""
+    batch = result["settings"]["batch"]
+    total = places(sent_of(result))
+    layers = dict.fromkeys(layer for layer, _ in total if layer)
+    return {
+        layer: (total.get((layer, False), 0) // batch, total.get((layer, True), 0) // batch)
+        for layer in layers
+    }
 
 
 def findings(result: dict[str, Any]) -> Iterator[str]:

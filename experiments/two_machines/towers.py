@@ -22,6 +22,9 @@ from experiments.step.ways_jax import Training
 from experiments.two_machines.exchanges import Exchange, exchanges
 
 
+PATIENCE = 600  # seconds: on a busy machine one may start and compile much later than the other
+
+
 @dataclasses.dataclass(frozen=True)
 class Seat(Task):
     """What is to be computed, and which part of it by this process.
@@ -44,7 +47,7 @@ def start(seat: Seat) -> str:
     # A program that another version compiled may not name its layers.
     jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
     if seat.processes > 1:
-        joining.join(seat.coordinator, seat.processes, seat.process, listen=True)
+        joining.join(seat.coordinator, seat.processes, seat.process, PATIENCE, listen=True)
     return f"JAX on {len(jax.devices())} devices"
 
 
