@@ -39,7 +39,11 @@ WAYS = {  # processes, devices
     "together": ("one process, two virtual devices", 1, 2),
     "one": ("one process, one device", 1, 1),
 }
-BOUND = 0.02  # as in experiments.step: of two nearly equal responses, either may be the largest
+BOUNDS = {  # that outcomes may differ by from that of one process with two devices
+    "together": 0.0,
+    "apart": 1e-5,  # as in the tests of meshes
+    "one": 0.25,  # sums in another order: a tie in a pool goes to another pixel, and 16 images are few
+}
 LOOPBACK = Path("/proc/net/dev")  # Linux has it
 
 
@@ -91,7 +95,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
             teams[key] = team = Team(Way(key, "", name, "step"), seat)
             stack.callback(team.end)
             differences[key] = max(opened.difference or 0.0 for opened in team.open(folder))
-            if not differences[key] < BOUND:
+            if not differences[key] <= BOUNDS[key]:
                 raise UserError(f"{name}: its outcome differs by {differences[key]:.2g}")
 
         def apart(images: int) -> Reading:

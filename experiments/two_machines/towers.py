@@ -21,7 +21,6 @@ from experiments.step.outcomes import CHECKED_STEPS, changes
 from experiments.step.ways_jax import Training
 from experiments.two_machines.exchanges import Exchange, exchanges
 
-
 PATIENCE = 600  # seconds: on a busy machine one may start and compile much later than the other
 
 
@@ -61,14 +60,16 @@ class Towers(Training):
     """The step of `alexnet_jax.main`, as every process of the mesh takes it."""
 
     def outcome(self, first: Mapping[str, np.ndarray]) -> Arrays:
-        """The losses of some steps, and what they changed of all parameters."""
+        """The losses of some steps, and what the first one changed of all parameters."""
         del first
-        sums = [0.0]
+        sums: list[float] = [0.0]
+        changed: Arrays = {}
         for _ in range(CHECKED_STEPS):
             self.step()
             sums.append(float(self.out.running["loss"]))
-        after = jax.tree.map(hosts.whole, self.out.params)
-        return {"losses": np.diff(sums) / self.batch} | changes(self.before, after)
+            if not changed:
+                changed = changes(self.before, jax.tree.map(hosts.whole, self.out.params))
+        return {"losses": np.diff(sums) / self.batch} | changed
 
     def exchanges(self) -> list[Exchange]:
         """What the towers send each other, by the compiled program."""
