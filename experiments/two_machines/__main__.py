@@ -42,7 +42,7 @@ WAYS = {  # processes, devices
 BOUNDS = {  # that outcomes may differ by from that of one process with two devices
     "together": 0.0,
     "apart": 1e-5,  # as in the tests of meshes
-    "one": 0.25,  # sums in another order: a tie in a pool goes to another pixel, and 16 images are few
+    "one": 0.25,  # in another order of sums a pool may choose another pixel, and images are few
 }
 LOOPBACK = Path("/proc/net/dev")  # Linux has it
 

@@ -11,9 +11,9 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 HOW = (
     "Median, least and most of {rounds} rounds. In each all rows take turns, for {seconds:g} s or "
     "more, after a warm-up; no two run at the same time. Images lie where they are needed",
-    "`differs by`: the norm of the difference from one process with two devices over that of what it "
-    "has, of the worst array. In float32 sums in another order let a pool choose another pixel now "
-    "and then",
+    "`differs by`: the norm of the difference from one process with two devices over that of what "
+    "it has, of the worst array. In float32 sums in another order let a pool choose another pixel "
+    "now and then",
     "Every process has a thread for each core: two processes share the cores, as two virtual "
     "devices do",
     "Bytes are those of the compiled program's collectives, of what one tower has to send: all of "
@@ -143,7 +143,7 @@ def findings(result: dict[str, Any]) -> Iterator[str]:
         )
     apart = next(row for row in result["rows"] if row["key"] == "apart")
     yield (
-        "Two processes and one with two devices agree in the losses of three steps and in the change "
-        "of every parameter in the first, "
+        "Two processes and one with two devices agree in the losses of three steps and in the "
+        "change of every parameter in the first, "
         + ("bit for bit" if apart["difference"] == 0 else "but for rounding")
     )
