@@ -47,7 +47,7 @@ class Tower:
         statistics: dict[str, Arrays] = {}
         for name, conv in convolutions.items():
             if conv.communicates:
-                x = self.maps_of_both_towers(x)
+                x = self.maps_of_both_towers(x, name)
             kernel, bias = (self.varying(arrays[name][which]) for which in ("kernel", "bias"))
             groups = 1 if net.sees_all(name) else self.count
             x = operators.convolution(x, kernel, conv.stride, conv.padding, groups) + bias
@@ -69,11 +69,17 @@ class Tower:
                 stages[f"{name}/{word}"] = x
         return x, stages if self.intermediates else {}, statistics
 
-    def maps_of_both_towers(self, x: jax.Array) -> jax.Array:
-        """What the GPUs of 2012 sent each other on the way into conv3 (section 3.2)."""
+    def maps_of_both_towers(self, x: jax.Array, into: str) -> jax.Array:
+        """What the GPUs of 2012 sent each other on the way into conv3 (section 3.2).
+
+        Args:
+            x: this tower's maps.
+            into: the layer, whose name the exchange has in the compiled program and in a profile.
+        """
         if self.count == self.network.towers:
             return x
-        return lax.all_gather(x, "tower", axis=3, tiled=True)
+        with jax.named_scope(into):
+            return lax.all_gather(x, "tower", axis=3, tiled=True)
 
     def varying(self, array: jax.Array) -> jax.Array:
         """An array that is the same for all images, of which each device makes its own gradient."""
@@ -87,7 +93,7 @@ class Tower:
         )
         if not net.lrn_across_towers:
             return lrn(x, towers=self.count)
-        whole = lrn(self.maps_of_both_towers(x))
+        whole = lrn(self.maps_of_both_towers(x, "norm"))
         if self.count == net.towers:
             return whole
         first = lax.axis_index("tower") * x.shape[3]

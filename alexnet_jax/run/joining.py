@@ -1,5 +1,6 @@
 """How several processes meet: by JAX's own means, with its traps out of the way."""
 
+import importlib
 import os
 import re
 import socket
@@ -12,6 +13,10 @@ from alexnet_jax.signals import COMMAND
 
 FATAL = b"the JAX distributed service detected fatal errors"
 NUMBERS = re.compile(rb"[\d, ]+\n")  # of processes, alone in a line
+LAUNCHERS = {  # how many processes they have started, and which this is
+    "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",  # of Open MPI JAX knows those before 5
+    "PMI_SIZE": "PMI_RANK",  # MPICH, Intel MPI
+}
 NOISE = re.compile(rb"[IWE]\d{4} .*(coordination|distributed)|\[Gloo\]")
 
 _meeting = ""  # while this process waits for all to come: what it says if they do not
@@ -50,11 +55,8 @@ def join(
         _check(coordinator, processes, process)
     import jax
 
-    if coordinator is not None:
-        direct = "no_grpc_proxy"  # or gRPC asks a proxy for a machine of the cluster
-        known = os.environ.get(direct, os.environ.get(direct.replace("grpc_", ""), ""))
-        os.environ[direct] = f"{known},{coordinator.rpartition(':')[0]}".strip(",")
-        jax.config.update("jax_check_proxy_envs", False)
+    os.environ.setdefault("grpc_proxy", "")  # or gRPC asks http_proxy for a machine of the cluster
+    jax.config.update("jax_check_proxy_envs", False)
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM for itself
     if listen:
         streams.overhear(_hear)
@@ -127,22 +129,42 @@ def _check(coordinator: str | None, processes: int | None, process: int | None) 
 
 
 def _launched_by_others() -> bool:
-    """Whether a launcher that JAX knows has started this process as one of several."""
+    """Whether a launcher that JAX knows has started this process as one of several.
+
+    Raises:
+        UserError: one has that JAX does not know, or JAX cannot find the others.
+    """
+    found = _by_jax()
+    for size, rank in LAUNCHERS.items():
+        count = os.environ.get(size, "")
+        if count.isdecimal() and int(count) > 1 and int(count) != found:
+            raise UserError(
+                f"this process is one of {count} ({size}), but JAX does not understand this "
+                f"launcher: give --coordinator=HOST:PORT, --processes=${size} and "
+                f"--process=${rank} (see experiments/clusters/README.md)"
+            )
+    return found > 1
+
+
+def _by_jax() -> int:
+    """How many processes there are, by the launchers that JAX knows."""
     from jax._src.clusters import ClusterEnv
 
     for cluster in ClusterEnv._cluster_types:
+        launcher = cluster.name or cluster.__name__.removesuffix("Cluster")  # K8s has no name
         # A pod of Kubernetes is one of several only in an indexed job.
-        if cluster.opt_in_only_method or (
-            cluster.name == "k8s" and "JOB_COMPLETION_INDEX" not in os.environ
-        ):
+        kubernetes = launcher.lower() == "k8s"
+        if cluster.opt_in_only_method or (kubernetes and "JOB_COMPLETION_INDEX" not in os.environ):
             continue
         try:
+            if kubernetes and "KUBERNETES_SERVICE_HOST" in os.environ:
+                importlib.import_module("kubernetes")  # without it JAX only warns
             if cluster.is_env_present():
-                return cluster.get_process_count() > 1
+                return int(cluster.get_process_count())
         except Exception as error:
             raise UserError(
-                f"this process seems to be one of several under {cluster.name}, but JAX cannot "
+                f"this process seems to be one of several under {launcher}, but JAX cannot "
                 f"find the others ({' '.join(str(error).split())}): give --coordinator=HOST:PORT, "
                 "--processes=N and --process=K"
             ) from error
-    return False
+    return 1

@@ -83,6 +83,7 @@ def train(config: ConfigDict, workdir: str | Path) -> list[Score]:
         state = first_weights.start(initial_state(model, optimizer, config.seed), taken)
         state, start = resume(state, batches, checkpoints, cache, mesh)
         with hosts.together():
+            read_rows(workdir / "metrics.jsonl")  # if it cannot be, nothing was changed
             if start == 0 and hosts.first():
                 check_never_saved(saved, config)
         if start < steps:

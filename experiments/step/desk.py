@@ -76,6 +76,10 @@ class Desk:
         """Of a contender."""
         return self.contenders[key].memory()
 
+    def ask(self, key: str, method: str, *arguments: Any) -> Any:
+        """What a method of a contender's own answers."""
+        return getattr(self.contenders[key], method)(*arguments)
+
     def close(self) -> None:
         """Lets all contenders go."""
         self.contenders.clear()

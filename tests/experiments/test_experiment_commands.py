@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = {
     "input": "experiments.input.__main__",
     "step": "experiments.step.__main__",
+    "two_machines": "experiments.two_machines.__main__",
     "export": "experiments.export.__main__",
     "seeds": "experiments.seeds",
     "transfer": "experiments.transfer",

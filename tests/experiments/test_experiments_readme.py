@@ -43,6 +43,7 @@ def result(path: str) -> dict[str, Any]:
         ("input", "input/benchmark.json"),
         ("step", "step/benchmark.json"),
         ("step", "step/operators.json"),
+        ("two_machines", "two_machines/two_machines.json"),
         ("export", "export/benchmark.json"),
         ("seeds", "embedded/summary.json"),
         ("seeds", "fashion_mnist/summary.json"),

@@ -43,8 +43,9 @@ class PortionedTower(tower.Tower):
             if few >= x.shape[0]:  # all of it fits into the cache, where XLA is faster by itself
                 x, _, _ = tower.Tower.layers(self, x, arrays, part)
                 continue
-            if next(iter(part.values())).communicates:
-                x = self.maps_of_both_towers(x)
+            first, layer = next(iter(part.items()))
+            if layer.communicates:
+                x = self.maps_of_both_towers(x, first)
             stages = self._stages(part, arrays)
             for may_loop, some in itertools.groupby(stages, lambda stage: stage.may_loop):
                 run = partial(reduce, lambda x, stage: stage.compute(x), list(some))
