@@ -80,19 +80,8 @@ class Report:
         self._bar.refresh()
 
     def rows(self, *rows: Row) -> None:
-        """Writes rows of one moment together.
-
-        Raises:
-            UserError: there is no space for them, say.
-        """
-        try:
-            with self._path.open("a") as file:
-                file.write("".join(json.dumps(row) + "\n" for row in rows))
-        except OSError as error:
-            raise UserError(
-                f"could not write to {self._path}: {error.strerror}. Free some space or fix the "
-                "permissions, and give the same command again to resume"
-            ) from error
+        """Writes rows of one moment together, see `add_rows`."""
+        add_rows(self._path, *rows)
         for row in rows:
             views = f"_{row['views']}_views" if row.get("views", 1) > 1 else ""
             for name, value in row.items():
@@ -137,6 +126,22 @@ class Silence:
 
     def training(self, row: Row) -> None:
         """A row of training figures."""
+
+
+def add_rows(path: Path, *rows: Row) -> None:
+    """Adds rows to a `metrics.jsonl`; with none, tries whether one could.
+
+    Raises:
+        UserError: there is no space for them, say.
+    """
+    try:
+        with path.open("a") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+    except OSError as error:
+        raise UserError(
+            f"could not write to {path}: {error.strerror}. Free some space or fix the "
+            "permissions, and give the same command again to resume"
+        ) from error
 
 
 def _drop_rows_after(step: int, path: Path) -> None:

@@ -28,7 +28,7 @@ from alexnet_jax.run.metrics import read_rows
 from alexnet_jax.run.parts import build, check_batch
 from alexnet_jax.training import first_weights, update_rule
 from alexnet_jax.training.loop import Run, input_stream
-from alexnet_jax.training.report import Report, Silence, conclude, read_test_scores
+from alexnet_jax.training.report import Report, Silence, add_rows, conclude, read_test_scores
 from alexnet_jax.training.step import State, initial_state, make_train_step, total_steps
 
 Tree = Any
@@ -83,9 +83,10 @@ def train(config: ConfigDict, workdir: str | Path) -> list[Score]:
         state = first_weights.start(initial_state(model, optimizer, config.seed), taken)
         state, start = resume(state, batches, checkpoints, cache, mesh)
         with hosts.together():
-            read_rows(workdir / "metrics.jsonl")  # if it cannot be, nothing was changed
-            if start == 0 and hosts.first():
-                check_never_saved(saved, config)
+            if hosts.first():
+                add_rows(workdir / "metrics.jsonl")  # or nothing is changed
+                if start == 0:
+                    check_never_saved(saved, config)
         if start < steps:
             checkpoints.prepare_to_save()
         report: Any = Silence()

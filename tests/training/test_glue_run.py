@@ -218,6 +218,20 @@ def test_a_run_that_is_complete_and_then_goes_on(
     assert run_fixtures.checkpoint_steps(workdir)[-1] == 5
 
 
+@pytest.mark.parametrize("run", ["reconciled"], indirect=True)
+def test_metrics_that_cannot_be_written_are_noticed_before_anything_changes(
+    run: Run, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(run.workdir, workdir)
+    (workdir / "metrics.jsonl").unlink()
+    (workdir / "metrics.jsonl").symlink_to("metrics.jsonl")
+    before = (workdir / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"could not write to .*metrics\.jsonl"):
+        train(settings.override(run.config, ["epochs=2.5"]), workdir)
+    assert (workdir / "config.json").read_bytes() == before
+
+
 def test_two_starts_at_once_compare_with_the_first_one_s_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
