@@ -2,22 +2,15 @@
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from experiments.reliability.case import Ended, start
+from experiments.shared.machine import free_port
 
 KEEPING = Path(__file__).parent / "keeping"
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 class Processes:

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import os
 import platform
+import socket
 import subprocess
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -89,3 +90,10 @@ def _git(*arguments: str) -> str:
     except OSError:  # there is no git
         return ""
     return done.stdout.strip()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])

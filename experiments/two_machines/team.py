@@ -2,10 +2,10 @@
 
 import concurrent.futures
 import dataclasses
-import socket
 from collections.abc import Callable
 from typing import Any
 
+from experiments.shared.machine import free_port
 from experiments.shared.timing import Reading
 from experiments.step.contender import Way
 from experiments.step.desk import Desk, Opened, Process
@@ -65,10 +65,3 @@ class Team:
             process.process.kill()
         for process in self.processes:
             process.end()
-
-
-def free_port() -> int:
-    """A port of this machine that nobody has."""
-    with socket.socket() as tried:
-        tried.bind(("localhost", 0))
-        return int(tried.getsockname()[1])

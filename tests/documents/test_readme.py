@@ -108,6 +108,7 @@ def test_every_command_is_understood(
         others = [a for a in arguments if not a.startswith("--config.")]
         flags = dict(flag.removeprefix("--").partition("=")[::2] for flag in others)
         known = {"workdir", "config", "mode", "best", "ensemble", "compare"}
+        known |= {"coordinator", "processes", "process", "patience"}
         assert flags.keys() <= known
         assert flags.get("mode", "train") in training.MODES
         if "config" in flags and not flags["config"].endswith(".py"):

@@ -12,6 +12,7 @@ from jax._src.clusters import ClusterEnv
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import hosts, joining
+from experiments.shared.machine import free_port
 
 LAUNCHERS = (
     "SLURM_JOB_ID",
@@ -25,7 +26,7 @@ LAUNCHERS = (
 def initialized(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What `jax.distributed.initialize` was asked, which does nothing; the settings come back."""
     asked: list[tuple[Any, ...]] = []
-    for name in ("no_grpc_proxy", "no_proxy"):
+    for name in ("grpc_proxy", "no_proxy"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     changed: dict[str, Any] = {}
@@ -34,12 +35,6 @@ def initialized(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         jax.distributed, "initialize", lambda *given, **more: asked.append((given, more, changed))
     )
     return asked
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -103,7 +98,6 @@ def test_an_address_by_hand_asks_no_cluster_and_no_proxy(
     initialized: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "1")  # where each of several runs has a part of a job
-    monkeypatch.setenv("no_proxy", "example.org")
     address = f"127.0.0.1:{free_port()}"
     joining.join(address, 2, 0, patience=7)
     [(given, more, changed)] = initialized
@@ -114,7 +108,7 @@ def test_an_address_by_hand_asks_no_cluster_and_no_proxy(
         "heartbeat_timeout_seconds": 7,
     }
     assert changed == {"jax_check_proxy_envs": False, "jax_enable_preemption_service": False}
-    assert os.environ["no_grpc_proxy"] == "example.org,127.0.0.1"  # noqa: SIM112
+    assert os.environ["grpc_proxy"] == ""  # noqa: SIM112
 
 
 def test_others_that_do_not_come(initialized: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

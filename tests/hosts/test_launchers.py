@@ -4,7 +4,6 @@ gives to launchers."""
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from run_fixtures import Tiny
 from alexnet_jax import main as training
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import joining
+from experiments.shared.machine import free_port
 
 CLUSTERS = Path(__file__).parents[2] / "experiments" / "clusters"
 JOINING = """
@@ -43,13 +43,6 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         if name.startswith((*GONE, "JOB_COMPLETION_INDEX", "grpc_proxy")):
             monkeypatch.delenv(name)
     return monkeypatch
-
-
-def free_port() -> int:
-    """Of this machine."""
-    with socket.socket() as tried:
-        tried.bind(("127.0.0.1", 0))
-        return int(tried.getsockname()[1])
 
 
 def slurm(port: int, process: int) -> dict[str, str]:

@@ -21,7 +21,8 @@ import run_fixtures as fixtures
 from run_fixtures import Tiny
 
 from experiments.reliability.case import Ended
-from experiments.reliability.processes import KEEPING, Processes, free_port
+from experiments.reliability.processes import KEEPING, Processes
+from experiments.shared.machine import free_port
 
 SHORT = (  # no shares of the run's length, which changes here
     "--config.optim.drops=()",
