@@ -108,6 +108,11 @@ def overhear(hear: Callable[[bytes], bool]) -> None:
     threading.Thread(target=listen, name="stderr", daemon=True).start()
 
 
+def hold() -> None:
+    """Makes C code that is overheard wait before it prints more: the pipe is full from here on."""
+    threading.Thread(target=os.write, args=(2, bytes(1 << 20)), daemon=True).start()
+
+
 def lost(stream: TextIO) -> OSError | None:
     """The error that ended what is written to a stream, if one did."""
     return stream.lost if isinstance(stream, Lasting) else None

@@ -17,7 +17,11 @@ LAUNCHERS = {  # how many processes they have started, and which this is
     "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",  # of Open MPI JAX knows those before 5
     "PMI_SIZE": "PMI_RANK",  # MPICH, Intel MPI
 }
-NOISE = re.compile(rb"[IWE]\d{4} .*(coordination|distributed)|\[Gloo\]")
+NOISE = re.compile(rb"[IWE]\d{4} .*(coordination|distributed)")
+GLOO = re.compile(  # what its threads say of each other, all at once
+    rb"(\[Gloo\] Rank | is connected to | peer ranks\. |"
+    rb"Expected number of connected peer ranks is : |\d+|\s)*"
+)
 
 _meeting = ""  # while this process waits for all to come: what it says if they do not
 _ending = False  # JAX's end has begun
@@ -84,9 +88,11 @@ def join(
 def _hear(line: bytes) -> bool:
     """Whether a line of C++ on stderr is for the user; the first of JAX's end are the last."""
     global _ending
-    _ending = _ending or FATAL in line
+    if FATAL in line and not _ending:
+        _ending = True
+        streams.hold()  # C++ would end its page, and the process with it, before the sentence
     if not _ending:
-        return not NOISE.match(line)
+        return not (NOISE.match(line) or GLOO.fullmatch(line))
     if line.endswith(b":\n"):  # which processes have gone stands in the next line
         return False
     gone = line if NUMBERS.fullmatch(line) else b"0" if b"leader task" in line else b""

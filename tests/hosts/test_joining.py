@@ -202,6 +202,7 @@ def hear(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     for name, value in (("said", False), ("kept", "saved"), ("again", "; again")):
         monkeypatch.setattr(joining.COMMAND, name, value)
     monkeypatch.setattr(joining, "_ending", False)
+    monkeypatch.setattr(joining.streams, "hold", lambda: None)
     monkeypatch.setattr(joining, "_meeting", "")
     return listen
 
@@ -271,9 +272,11 @@ def test_once_they_have_met_that_is_no_longer_the_reason(
         (b"terminate called after throwing an instance of 'std::bad_alloc'\n", True),
         (b"I1126 07:12:03.1 1 coordination_service.cc:12] Connected\n", False),
         (
-            b"[Gloo] Rank 0 is connected to 1 peer ranks. Expected number of connected peers\n",
+            b"[Gloo] Rank 0 is connected to 1 peer ranks. "
+            b"Expected number of connected peer ranks is : 1\n",
             False,
         ),
+        (b"3 peer ranks. Expected number of connected peer ranks is : 3\n", False),
         (b"E1126 07:12:03.1 1 distributed_runtime.cc:3] lost\n", False),
         (b"E1126 07:12:03.1 1 pjrt_client.cc:3] out of memory\n", True),
     ],

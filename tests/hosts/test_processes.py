@@ -110,7 +110,9 @@ def test_four_devices_are_the_same_however_many_processes_have_them(
     fixtures.assert_same_end(tmp_path / "2", tmp_path / "1", tolerance=1e-5)
     rows = [fixtures.rows(tmp_path / count) for count in ("1", "2")]
     for ours, theirs in zip(*rows, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-5)
+        close = {key: value for key, value in ours.items() if isinstance(value, float)}
+        assert close == pytest.approx({key: theirs[key] for key in close}, rel=1e-5)
+        assert ours | close == theirs | close
 
 
 @pytest.mark.slow
@@ -187,7 +189,7 @@ def test_what_is_done_with_runs_is_done_by_two_as_by_one(
     for module, arguments in (
         ("predict", [picture]),
         ("features", [tiny.root / "images" / "test", f"--out={tmp_path / 'features.npy'}"]),
-        ("export", [f"--out={tmp_path / 'network.onnx'}"]),
+        ("export", ["--format=onnx", f"--out={tmp_path / 'network.onnx'}"]),
     ):
         words = []
         for workdir in (other, twin):
@@ -301,12 +303,11 @@ def test_what_one_was_told_otherwise_all_refuse(
 
 @pytest.mark.slow
 def test_other_images_are_refused(tiny: Tiny, tmp_path: Path) -> None:
-    """A cache of one machine that is older than that of the other."""
+    """Of machines that have each a copy of their own, which are not the same."""
     prepared = [tmp_path / "0", tmp_path / "1"]
-    source = tiny.root / "images"
     for number, data in enumerate(prepared):
-        images = tmp_path / "images"
-        shutil.copytree(source, images, dirs_exist_ok=True)
+        images = tmp_path / f"images{number}"
+        shutil.copytree(tiny.root / "images", images)
         if number:
             first, *_, last = sorted((images / "train").rglob("*.png"))
             shutil.copy(last, first)
