@@ -359,7 +359,8 @@ def one_line(error: Exception) -> tuple[str, int]:
 
 def _end_stopped(stopped: Stopped) -> NoReturn:
     """Ends the program with the sentence about what is kept."""
-    if not hosts.said_by_another(str(stopped), 128 + stopped.signal_number) and COMMAND.claim():
+    told = hosts.said_by_another(str(stopped), 128 + stopped.signal_number)
+    if COMMAND.claim() and not told:
         heard = COMMAND.output == 1 and streams.lost(sys.stdout) is None
         print(f"{stopped}{COMMAND.again}", file=sys.stdout if heard else sys.stderr, flush=True)
     sys.exit(128 + stopped.signal_number)

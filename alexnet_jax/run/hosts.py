@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.signals import COMMAND
 
 PATIENCE = 60  # seconds after which a process that does not answer has gone
 LAST_WORDS = 5.0  # seconds that process 0 stays at most for the others to say why they go
@@ -337,6 +338,7 @@ def leave(code: int) -> NoReturn:
     The end of process 0 is the end of the coordination service: it stays until the others have left
     or had time to read why it does.
     """
+    COMMAND.claim()  # all is said: that another one has gone as well is no news
     sys.stdout.flush()
     sys.stderr.flush()
     if several() and not first():
