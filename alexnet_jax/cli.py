@@ -105,7 +105,10 @@ def parse_absl(
     """
     from absl import flags
 
-    define()
+    try:
+        define()
+    except flags.Error as error:  # a variable of the environment is a default
+        refuse(str(error), code=2)
     if {"-h", "--help", "-help", "--helpfull"} & set(argv):
         width = shutil.get_terminal_size().columns - 2
         print(f"usage: python -m alexnet_jax.{name} [flags]\n\n{fitted(description, width)}\n")

@@ -105,9 +105,12 @@ class Checkpoints:
         """Whether a validation's top-1 error is lower than those of all checkpoints."""
         if error is None:
             return False
-        self.best()  # it reads those of an earlier process
-        best = min(self._errors.values(), default=math.inf)
-        return hosts.from_first(lambda: error < best)
+
+        def lowest() -> float:
+            self.own_best()  # it reads those of an earlier process
+            return min(self._errors.values(), default=math.inf)
+
+        return hosts.from_first(lambda: error < lowest())
 
     def save(self, step: int, trees: dict[str, Tree], record: Record, error: float | None) -> None:
         """Starts to save; the arrays are copied before this returns, the files are written later.

@@ -37,8 +37,8 @@ def join(
 ) -> None:
     """Meets the other processes; before the first use of a device.
 
-    With no arguments, JAX finds them under SLURM, Open MPI, Kubernetes and on Cloud TPU; where
-    there are none, this one is alone.
+    With no arguments, or the coordinator alone, JAX finds them under SLURM, Open MPI, Kubernetes
+    and on Cloud TPU; where there are none, this one is alone.
 
     Args:
         coordinator: HOST:PORT where process 0 can be reached by all.
@@ -51,11 +51,10 @@ def join(
     Raises:
         UserError: an argument is wrong, the port is taken, or the others do not come.
     """
-    by_hand = (coordinator, processes, process)
-    if by_hand == (None, None, None):
-        if not _launched_by_others():
+    launched = processes is process is None and _launched_by_others()
+    if not launched:
+        if coordinator is processes is process is None:
             return
-    else:
         _check(coordinator, processes, process)
     import jax
 
@@ -75,7 +74,7 @@ def join(
             coordinator,
             processes,
             process,
-            cluster_detection_method=None if coordinator is None else "deactivate",
+            cluster_detection_method=None if launched else "deactivate",
             initialization_timeout=patience,
             heartbeat_timeout_seconds=patience,
         )

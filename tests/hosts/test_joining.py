@@ -111,6 +111,17 @@ def test_an_address_by_hand_asks_no_cluster_and_no_proxy(
     assert os.environ["grpc_proxy"] == ""  # noqa: SIM112
 
 
+def test_a_launcher_knows_all_but_an_address_by_hand(
+    initialized: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`JAX_COORDINATOR_ADDRESS` under SLURM."""
+    monkeypatch.setattr(joining, "_launched_by_others", lambda: True)
+    joining.join("node1:1234")
+    [(given, more, _)] = initialized
+    assert given == ("node1:1234", None, None)
+    assert more["cluster_detection_method"] is None
+
+
 def test_others_that_do_not_come(initialized: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*given: Any, **more: Any) -> None:
         raise RuntimeError("DEADLINE_EXCEEDED: Barrier timed out.\nAdditional information: 12")

@@ -74,18 +74,16 @@ class Listing:
         name = source_split.name(index)  # type: ignore[attr-defined]
         return name, Stamp(str(label_of(source_split, index)), *self._stamps[split][index].tolist())
 
-    def suspects(self, since: int) -> list[tuple[str, str]]:
-        """The images, by split and name, whose files were written, replaced, moved or copied since.
+    def suspects(self, since: int) -> Iterator[tuple[str, str]]:
+        """Split and name of the images whose files were written, replaced, moved or copied since.
 
         Args:
             since: nanoseconds since 1970, see `written_at`.
         """
-        return [
-            (split, stamped[0])
-            for split, times in self._touched.items()
-            for index in np.flatnonzero(times > since).tolist()
-            if (stamped := self.stamp(split, index))
-        ]
+        for split, times in self._touched.items():
+            for index in np.flatnonzero(times > since).tolist():
+                if stamped := self.stamp(split, index):
+                    yield split, stamped[0]
 
     def rows(self) -> Iterator[tuple[str, str, Stamp]]:
         """Split, name and stamp of every image with a file of its own, and of the other files."""
