@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -294,3 +296,14 @@ def test_once_they_have_met_that_is_no_longer_the_reason(
 )
 def test_what_is_for_the_developers_of_jax_is_not_shown(line: bytes, shown: bool) -> None:
     assert joining._hear(line) is shown
+
+
+def test_a_variable_that_is_no_number_is_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "alexnet_jax.main", "--mode=describe"],
+        env=os.environ | {"JAX_NUM_PROCESSES": "two"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: flag --processes=two") and done.stderr.count("\n") == 1
