@@ -37,7 +37,7 @@ def refuse(message: str, code: int = 1) -> NoReturn:
     """Ends the program with one line on stderr. Code 2 is for the command itself."""
     if not hosts.said_by_another(message, code):
         if hosts.several():
-            COMMAND.claim()  # that the others have gone as well is no news
+            COMMAND.claim(code)  # that the others have gone as well is no news
         print(f"error: {hosts.name()}{' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(code)
 
@@ -329,7 +329,7 @@ def errors_in_one_line(
             traceback.print_exc()
         text, code = one_line(error)
         if isinstance(error, hosts.Elsewhere):
-            COMMAND.claim()  # it is said where it happened
+            COMMAND.claim(code)  # it is said where it happened
             sys.exit(code)
         lost = "" if isinstance(error, UserError) else hosts.why_lost(error)
         refuse(f"{lost}, and so does this one: {kept}{again}" if lost else text, code)
@@ -363,7 +363,7 @@ def one_line(error: Exception) -> tuple[str, int]:
 def _end_stopped(stopped: Stopped) -> NoReturn:
     """Ends the program with the sentence about what is kept."""
     told = hosts.said_by_another(str(stopped), 128 + stopped.signal_number)
-    if COMMAND.claim() and not told:
+    if COMMAND.claim(128 + stopped.signal_number) and not told:
         heard = COMMAND.output == 1 and streams.lost(sys.stdout) is None
         print(f"{stopped}{COMMAND.again}", file=sys.stdout if heard else sys.stderr, flush=True)
     sys.exit(128 + stopped.signal_number)

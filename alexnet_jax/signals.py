@@ -38,7 +38,8 @@ class Command:
         again: what the sentence ends with, such as '; give the same command again to resume'.
         output: the file descriptor where it is said.
         came: the first signal, 0 before.
-        said: whether the sentence about it has been said.
+        said: whether the one sentence about how it ends has been said.
+        code: the exit code that goes with it.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class Command:
         self._taken = self._watched = self._patient = self._over = False
         self._raised: object = None  # a weak reference to what was raised
         self._echoes = 0  # signals of this process to itself that the thread has yet to see
-        self.said = False
+        self.said, self.code = False, 0
 
     def take(self) -> None:
         """Takes the signals over. Nothing has begun yet, and a signal ends the process at once."""
@@ -86,10 +87,12 @@ class Command:
             if self.came and not before:
                 self._hurry()
 
-    def claim(self) -> bool:
-        """Whether the sentence is still to be said; by who asks."""
-        said, self.said = self.said, True
-        return not said
+    def claim(self, code: int) -> bool:
+        """Whether the sentence is still to be said; by who asks, whose exit code it is then."""
+        if self.said:
+            return False
+        self.said, self.code = True, code
+        return True
 
     def _say(self, text: str) -> None:
         """Says the sentence, but not to who does not read."""
@@ -162,7 +165,7 @@ class Command:
     def _end(self, number: int, how: str) -> None:
         name = signal.Signals(number).name
         line = "\n" if how and os.isatty(2) else ""  # a progress bar may stand there
-        if self.claim():
+        if self.claim(128 + number):
             self._say(f"{line}stopped by {name}{how}: {self.kept}{self.again}")
         os._exit(128 + number)
 

@@ -338,7 +338,7 @@ def leave(code: int) -> NoReturn:
     The end of process 0 is the end of the coordination service: it stays until the others have left
     or had time to read why it does.
     """
-    COMMAND.claim()  # all is said: that another one has gone as well is no news
+    COMMAND.claim(code)  # all is said: that another one has gone as well is no news
     sys.stdout.flush()
     sys.stderr.flush()
     if several() and not first():

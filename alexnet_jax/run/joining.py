@@ -5,10 +5,11 @@ import os
 import re
 import socket
 import sys
+import time
 
 from alexnet_jax import streams
 from alexnet_jax.errors import UserError
-from alexnet_jax.run.hosts import PATIENCE, name, number
+from alexnet_jax.run.hosts import LAST_WORDS, PATIENCE, name, number
 from alexnet_jax.signals import COMMAND
 
 FATAL = b"the JAX distributed service detected fatal errors"
@@ -17,7 +18,10 @@ LAUNCHERS = {  # how many processes they have started, and which this is
     "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",  # of Open MPI JAX knows those before 5
     "PMI_SIZE": "PMI_RANK",  # MPICH, Intel MPI
 }
-NOISE = re.compile(rb"[IWE]\d{4} .*(coordination|distributed)")
+NOISE = re.compile(  # a record of JAX's own log, and what the lines after its first look like
+    rb"[IWE]\d{4} .*(coordination|distributed)|.*\[type\.googleapis\.com/tensorflow|"
+    rb"Additional GRPC error|:UNKNOWN:Error"
+)
 GLOO = re.compile(  # what its threads say of each other, all at once
     rb"(\[Gloo\] Rank | is connected to | peer ranks\. |"
     rb"Expected number of connected peer ranks is : |\d+|\s)*"
@@ -91,16 +95,18 @@ def _hear(line: bytes) -> bool:
         _ending = True
         streams.hold()  # C++ would end its page, and the process with it, before the sentence
     if not _ending:
-        return not (NOISE.match(line) or GLOO.fullmatch(line))
+        return not (COMMAND.said or NOISE.match(line) or GLOO.fullmatch(line))
     if line.endswith(b":\n"):  # which processes have gone stands in the next line
         return False
     gone = line if NUMBERS.fullmatch(line) else b"0" if b"leader task" in line else b""
     others = [task for task in map(int, re.findall(rb"\d+", gone)) if task != number()]
-    if COMMAND.claim():
+    if COMMAND.claim(128 + COMMAND.came if COMMAND.came else 1):
         who = f"process {others[0]}" if others else "another process"
         why = f"{who} has gone, and so does this one: {COMMAND.kept}{COMMAND.again}"
         print(f"error: {name()}{_meeting or why}", file=sys.stderr, flush=True)
-    os._exit(128 + COMMAND.came if COMMAND.came else 1)
+    else:
+        time.sleep(LAST_WORDS)  # who says the sentence may be about to, and ends then
+    os._exit(COMMAND.code)
 
 
 def _check(coordinator: str | None, processes: int | None, process: int | None) -> None:

@@ -216,6 +216,7 @@ def hear(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(joining.COMMAND, name, value)
     monkeypatch.setattr(joining, "_ending", False)
     monkeypatch.setattr(joining.streams, "hold", lambda: None)
+    monkeypatch.setattr(joining, "LAST_WORDS", 0)
     monkeypatch.setattr(joining, "_meeting", "")
     return listen
 
@@ -242,6 +243,18 @@ def test_the_end_that_jax_would_make_is_one_sentence(
             hear(*lines)
         assert ended.value.code == 1
         assert capfd.readouterr() == ("", said)
+
+
+def test_who_has_said_why_it_goes_ends_with_the_code_of_that(
+    hear: Callable[..., None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What another's end makes JAX say meanwhile is neither said nor the reason."""
+    assert joining.COMMAND.claim(2)
+    hear(b"E1126 07:12:03.1 1 pjrt_client.cc:3] out of memory\n")
+    with pytest.raises(SystemExit) as ended:
+        hear(FATAL + b"UNAVAILABLE: Either the leader task was preempted/died or this task\n")
+    assert ended.value.code == 2
+    assert capfd.readouterr() == ("", "")
 
 
 def test_who_was_asked_to_stop_ends_with_the_code_of_that(
@@ -292,6 +305,14 @@ def test_once_they_have_met_that_is_no_longer_the_reason(
         (b"3 peer ranks. Expected number of connected peer ranks is : 3\n", False),
         (b"E1126 07:12:03.1 1 distributed_runtime.cc:3] lost\n", False),
         (b"E1126 07:12:03.1 1 pjrt_client.cc:3] out of memory\n", True),
+        (
+            b"The tasks have crashed. Check the task logs for an earlier error, or scheduler "
+            b"events (e.g. preemption, eviction) to debug further. "
+            b"[type.googleapis.com/tensorflow.CoordinationServiceError='']\n",
+            False,
+        ),
+        (b"Additional GRPC error information from remote target coordination_service\n", False),
+        (b':UNKNOWN:Error received from peer  {grpc_message:"Socket closed"}\n', False),
     ],
 )
 def test_what_is_for_the_developers_of_jax_is_not_shown(line: bytes, shown: bool) -> None:
