@@ -7,7 +7,7 @@ the Flax module that computes them on a mesh, by a `Tower` on every device; its 
 are pure functions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -68,9 +68,9 @@ class AlexNet(nn.Module):
                 "a network of one tower does not spread over two: set mesh.tower=1 "
                 "(more devices go to mesh.data)"
             )
-        x, stages = self._convolutions(
-            _narrow(self.dtype)(images), mesh, masks is not None, intermediates
-        )
+        if images.dtype == jnp.float32:  # the float64 of a test stays what it is
+            images = images.astype(self.dtype)
+        x, stages = self._convolutions(images, mesh, masks is not None, intermediates)
         x = constrain(x, mesh, MAPS_OF_BOTH_TOWERS)
         *_, (last, conv) = net.convolutions().items()
         if "dropout" in conv.after.split():
@@ -88,9 +88,8 @@ class AlexNet(nn.Module):
                     x = operators.ACTIVATIONS[net.activation](x)
                 stages[f"{name}/{word}"] = x
 
-        fc8 = TowerDense(net.classes, net.fc8_std, net.fc8_bias, mesh, name="fc8")
-        logits = fc8(x)
-        logits = stages["fc8"] = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        fc8 = TowerDense(net.classes, net.fc8_std, net.fc8_bias, mesh, wide=True, name="fc8")
+        logits = stages["fc8"] = fc8(x)
         return (logits, stages) if intermediates else logits
 
     def _convolutions(
@@ -123,7 +122,7 @@ class AlexNet(nn.Module):
     def _parameters(
         self, channels: int
     ) -> tuple[dict[str, Arrays], dict[str, dict[str, nn.Variable]]]:
-        """Declares those of all convolutional layers, in the type that they are computed in.
+        """Declares those of all convolutional layers.
 
         Args:
             channels: of the images.
@@ -137,8 +136,6 @@ class AlexNet(nn.Module):
         for name, conv in net.convolutions().items():
             sees = channels if net.sees_all(name) else channels // net.towers
             arrays[name], running[name] = Kernels(net, conv, sees, name=name)()
-            for which in ("kernel", "bias"):
-                arrays[name][which] = _narrow(self.dtype)(arrays[name][which])
             channels = conv.width
         return arrays, running
 
@@ -216,6 +213,7 @@ class TowerDense(nn.Module):
     std: float
     bias: float
     mesh: Mesh
+    wide: bool = False  # float32 comes out, whatever goes in
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -225,10 +223,6 @@ class TowerDense(nn.Module):
         bias = self.param("bias", nn.initializers.constant(self.bias), (self.width,))
         x = constrain(x, self.mesh, UNITS_OF_BOTH_TOWERS)
         own = spec_of((self.width,), self.mesh.shape["tower"])
-        units = x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+        units = operators.add_bias(operators.dense(x, kernel), bias)
+        units = units if self.wide else units.astype(x.dtype)
         return constrain(units, self.mesh, PartitionSpec("data", *own))
-
-
-def _narrow(dtype: Any) -> Callable[[jax.Array], jax.Array]:
-    """Casts what is float32 to `dtype`; the float64 of a test stays what it is."""
-    return lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x

@@ -13,7 +13,7 @@ compared with.
 
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,27 @@ from jax import lax
 
 Padding = tuple[int, int]  # zeros before the first and after the last row, and column
 
+
+@jax.custom_vjp
+def relu(x: jax.Array) -> jax.Array:
+    """max(0, x); its derivative is told from its value, so that only that has to be kept."""
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = relu(x)
+    return y, y
+
+
+def _relu_backward(y: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    y = lax.optimization_barrier(y)  # or XLA, which knows what y is, looks at x and keeps it
+    return (jnp.where(y > 0, gradient, 0),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": jax.nn.relu,  # paper section 3.1
+    "relu": relu,  # paper section 3.1
     "tanh": jnp.tanh,
     "sigmoid": jax.nn.sigmoid,
     "linear": lambda x: x,
@@ -49,6 +68,58 @@ def convolution(
     return jnp.concatenate([apply(*pair) for pair in pairs], axis=-1)
 
 
+def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """(N, I) @ (I, O), multiplied in the type of `x` and summed in float32, both ways.
+
+    Returns:
+        (N, O), float32 where `x` is narrower. So is the kernel's gradient, also the part of it that
+        a device makes and the sum over all devices.
+    """
+    return _dense(x, kernel)
+
+
+@jax.custom_vjp
+def _dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=wide(x.dtype))
+
+
+def _dense_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
+    return _dense(x, kernel), (x, kernel)
+
+
+def _dense_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    gradient = gradient.astype(x.dtype)
+    by_kernel = jnp.matmul(x.T, gradient, preferred_element_type=kernel.dtype)
+    return gradient @ kernel.T.astype(x.dtype), by_kernel
+
+
+_dense.defvjp(_dense_forward, _dense_backward)
+
+
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """(..., O) + (O,), in the type of `x`; the bias's gradient is summed in its own type."""
+    return x + bias.astype(x.dtype)
+
+
+def _add_bias_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return add_bias(x, bias), bias
+
+
+def _add_bias_backward(bias: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    every = tuple(range(gradient.ndim - 1))
+    return gradient, gradient.astype(bias.dtype).sum(every)
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
+def wide(dtype: Any) -> Any:
+    """float32, or what is wider."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 def local_response_norm(
     x: jax.Array, *, size: int, k: float, alpha: float, beta: float, towers: int = 1
 ) -> jax.Array:
@@ -72,8 +143,7 @@ def local_response_norm(
 
 def by_tower(norm: Callable[[jax.Array], jax.Array], x: jax.Array, towers: int) -> jax.Array:
     """`norm` of each tower's channels, (..., towers, channels of one), in float32 or wider."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    per_tower = wide.reshape(*wide.shape[:-1], towers, wide.shape[-1] // towers)
+    per_tower = x.reshape(*x.shape[:-1], towers, x.shape[-1] // towers).astype(wide(x.dtype))
     return norm(per_tower).reshape(x.shape).astype(x.dtype)
 
 
@@ -150,14 +220,14 @@ def within_map_norm(x: jax.Array) -> jax.Array:
     x / (1 + 0.001 / 25 * sum of squares over the 5x5 window of the same map) ** 0.75, windows
     clipped at the border (`layers-145.cfg:107-117`, `layer-params-145.cfg:157-163`).
     """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    squares = wide * wide
+    a = x.astype(wide(x.dtype))
+    squares = a * a
     for axis in (1, 2):
         length = squares.shape[axis]
         padded = jnp.pad(squares, [(2, 2) if a == axis else (0, 0) for a in range(4)])
         shifted = [lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(5)]
         squares = reduce(jnp.add, shifted)
-    return (wide * _negative_powers(1 + 0.001 / 25 * squares, 0.75)[0]).astype(x.dtype)
+    return (a * _negative_powers(1 + 0.001 / 25 * squares, 0.75)[0]).astype(x.dtype)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = (0, 0)) -> jax.Array:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax import lax
 from alexnet_jax.model import operators
 from alexnet_jax.model.network import Conv, Network
 
+KERNEL_AND_BIAS = ("kernel", "bias")
 Arrays = dict[str, jax.Array]
 Found = tuple[jax.Array, Arrays, dict[str, Arrays]]  # the last maps; every stage; statistics
 
@@ -48,26 +50,40 @@ class Tower:
         for name, conv in convolutions.items():
             if conv.communicates:
                 x = self.maps_of_both_towers(x, name)
-            kernel, bias = (self.varying(arrays[name][which]) for which in ("kernel", "bias"))
-            groups = 1 if net.sees_all(name) else self.count
-            x = operators.convolution(x, kernel, conv.stride, conv.padding, groups) + bias
-            stages[name] = x
-            for word in conv.after.split():
-                match word:
-                    case "activation":
-                        x = operators.ACTIVATIONS[net.activation](x)
-                    case "norm" if net.norm == "batch_norm":
+            with jax.named_scope(name):
+                kernel, bias = self.kernel_and_bias(arrays[name], x.dtype)
+                groups = 1 if net.sees_all(name) else self.count
+                x = operators.convolution(x, kernel, conv.stride, conv.padding, groups)
+                x = stages[name] = operators.add_bias(x, bias)
+                for word in conv.after.split():
+                    if word == "norm" and net.norm == "batch_norm":
                         x, statistics[name] = _batch_norm(x, arrays[name], self.training)
-                    case "norm" if net.norm == "lrn":
-                        x = self.local_response_norm(x)
-                    case "within_map_norm":
-                        x = operators.within_map_norm(x)
-                    case "pool":
-                        x = operators.max_pool(
-                            x, net.pool_window, net.pool_stride, conv.pool_padding
-                        )
-                stages[f"{name}/{word}"] = x
+                    else:
+                        x = self.after(word, x, conv, self.count)
+                    stages[f"{name}/{word}"] = x
         return x, stages if self.intermediates else {}, statistics
+
+    def after(self, word: str, x: jax.Array, conv: Conv, towers: int) -> jax.Array:
+        """What follows a convolution, but for batch norm.
+
+        Args:
+            word: of `Conv.after`.
+            x: maps, (N, H, W, C).
+            conv: the layer.
+            towers: how many have their maps in `x`.
+        """
+        net = self.network
+        with jax.named_scope(word):
+            match word:
+                case "activation":
+                    return operators.ACTIVATIONS[net.activation](x)
+                case "norm" if net.norm == "lrn":
+                    return self.local_response_norm(x, towers)
+                case "within_map_norm":
+                    return operators.within_map_norm(x)
+                case "pool":
+                    return self.max_pool(x, net.pool_window, net.pool_stride, conv.pool_padding)
+        return x
 
     def maps_of_both_towers(self, x: jax.Array, into: str) -> jax.Array:
         """What the GPUs of 2012 sent each other on the way into conv3 (section 3.2).
@@ -81,18 +97,23 @@ class Tower:
         with jax.named_scope(into):
             return lax.all_gather(x, "tower", axis=3, tiled=True)
 
-    def varying(self, array: jax.Array) -> jax.Array:
-        """An array that is the same for all images, of which each device makes its own gradient."""
-        return lax.pcast(array, "data", to="varying")
+    def kernel_and_bias(self, arrays: Arrays, dtype: Any) -> tuple[jax.Array, jax.Array]:
+        """Those of a layer: the same for all images, and of each device a gradient of its own.
 
-    def local_response_norm(self, x: jax.Array) -> jax.Array:
+        The kernels are narrowed here and not outside, so that their gradients are summed over the
+        devices as wide as they are kept.
+        """
+        kernel, bias = (lax.pcast(arrays[which], "data", to="varying") for which in KERNEL_AND_BIAS)
+        return kernel.astype(dtype), bias
+
+    def local_response_norm(self, x: jax.Array, towers: int) -> jax.Array:
         """Section 3.3, within each tower, or as Caffe has it across both."""
         net = self.network
         lrn = partial(
             self.lrn, size=net.lrn_size, k=net.lrn_k, alpha=net.lrn_alpha, beta=net.lrn_beta
         )
         if not net.lrn_across_towers:
-            return lrn(x, towers=self.count)
+            return lrn(x, towers=towers)
         whole = lrn(self.maps_of_both_towers(x, "norm"))
         if self.count == net.towers:
             return whole
@@ -100,6 +121,7 @@ class Tower:
         return lax.dynamic_slice_in_dim(whole, first, x.shape[3], axis=3)
 
     lrn = staticmethod(operators.local_response_norm)
+    max_pool = staticmethod(operators.max_pool)
 
 
 def _batch_norm(x: jax.Array, norm: Arrays, training: bool) -> tuple[jax.Array, Arrays]:

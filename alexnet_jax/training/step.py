@@ -1,6 +1,7 @@
 """One update of the network, compiled: loss, gradients, the rule of 2012 (paper section 5)."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -64,23 +65,38 @@ def initial_state(
 ) -> State:
     """The state before the first step, drawn at global shape: the same for a seed on every mesh."""
     assert model.mesh is not None
+    draw = partial(_draw_state, model, optimizer, seed)
+    places = shardings(jax.eval_shape(draw), model.mesh)
+    return jax.jit(draw, out_shardings=places)()
+
+
+def state_shapes(model: AlexNet, optimizer: optax.GradientTransformationExtraArgs) -> State:
+    """A state as `jax.ShapeDtypeStruct`s, each with its place on the mesh; nothing is computed."""
+    assert model.mesh is not None
+    shapes = jax.eval_shape(partial(_draw_state, model, optimizer, 0))
+    return jax.tree.map(
+        lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
+        shapes,
+        shardings(shapes, model.mesh),
+    )
+
+
+def _draw_state(
+    model: AlexNet, optimizer: optax.GradientTransformationExtraArgs, seed: int
+) -> State:
+    assert model.mesh is not None
     size = model.network.input_size
-    images = jax.ShapeDtypeStruct((model.mesh.shape["data"], size, size, 3), jnp.float32)
-
-    def init() -> State:
-        variables = model.init(jax.random.key(seed), jnp.zeros(images.shape, images.dtype))
-        return State(
-            step=jnp.int32(0),
-            params=variables["params"],
-            batch_stats=variables.get("batch_stats", {}),
-            opt_state=optimizer.init(variables["params"]),
-            plateau=update_rule.Plateau.start(),
-            running={name: jnp.float32(zero) for name, zero in NOTHING_YET.items()},
-            bad_step=jnp.int32(-1),
-        )
-
-    places = shardings(jax.eval_shape(init), model.mesh)
-    return jax.jit(init, out_shardings=places)()
+    images = jnp.zeros((model.mesh.shape["data"], size, size, 3), jnp.float32)
+    variables = model.init(jax.random.key(seed), images)
+    return State(
+        step=jnp.int32(0),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(variables["params"]),
+        plateau=update_rule.Plateau.start(),
+        running={name: jnp.float32(zero) for name, zero in NOTHING_YET.items()},
+        bad_step=jnp.int32(-1),
+    )
 
 
 def make_train_step(

@@ -10,9 +10,19 @@ import numpy as np
 import pytest
 from jax import lax
 
-from alexnet_jax.model import operators
+from alexnet_jax.model import gpu, operators, tpu
+from alexnet_jax.model.cpu import PLATFORM as CPU
+from alexnet_jax.model.plain import Plain
+from alexnet_jax.model.tower import Tower
 
+FORMS = {"plain": Plain(), "cpu": CPU, "gpu": gpu.PLATFORM, "tpu": tpu.PLATFORM}
 CONSTANTS = {"size": 5, "k": 2.0, "alpha": 2e-5, "beta": 0.75}
+
+
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest) -> type[Tower]:
+    """How a platform computes LRN and pooling."""
+    return FORMS[request.param].tower
 
 
 def lrn_loop(x: np.ndarray, towers: int, size: int, k: float, alpha: float, beta: float) -> Any:
@@ -38,26 +48,26 @@ def responses(*shape: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("towers", [1, 2])
 @pytest.mark.parametrize("constants", [CONSTANTS, {"size": 3, "k": 1, "alpha": 1e-4, "beta": 0.5}])
-def test_lrn(towers: int, constants: dict[str, Any]) -> None:
+def test_lrn(form: type[Tower], towers: int, constants: dict[str, Any]) -> None:
     """In float64, for the paper's power and for one that takes the general way."""
     x = responses(2, 2, 3, 12)
     with jax.enable_x64(True):
-        found = operators.local_response_norm(jnp.asarray(x), towers=towers, **constants)
+        found = form.lrn(jnp.asarray(x), towers=towers, **constants)
     assert fixtures.difference(found, lrn_loop(x, towers, **constants)) < 1e-12
 
 
-def test_lrn_stops_at_the_tower_border() -> None:
+def test_lrn_stops_at_the_tower_border(form: type[Tower]) -> None:
     """Six channels at 1000, two towers: a border channel sees three of its own, not five."""
     x = jnp.full((1, 1, 1, 6), 1000.0)
-    found = operators.local_response_norm(x, towers=2, **CONSTANTS)
+    found = form.lrn(x, towers=2, **CONSTANTS)
     assert fixtures.difference(found[0, 0, 0], np.full(6, 1000 / (2 + 2e-5 * 3e6) ** 0.75)) < 1e-6
-    whole = operators.local_response_norm(x, towers=1, **CONSTANTS)[0, 0, 0]
+    whole = form.lrn(x, towers=1, **CONSTANTS)[0, 0, 0]
     seen = np.array([3, 4, 5, 5, 4, 3])
     assert fixtures.difference(whole, 1000 / (2 + 2e-5 * 1e6 * seen) ** 0.75) < 1e-6
 
 
 @pytest.mark.parametrize("towers", [1, 2])
-def test_lrn_derivative(towers: int) -> None:
+def test_lrn_derivative(form: type[Tower], towers: int) -> None:
     """Its hand-written backward rule against central differences of the loop, in float64."""
     x, weights, step = responses(1, 1, 2, 12), responses(1, 1, 2, 12, seed=1), 1e-3
     expected = np.empty_like(x)
@@ -68,18 +78,36 @@ def test_lrn_derivative(towers: int) -> None:
         slope = lrn_loop(up, towers, **CONSTANTS) - lrn_loop(down, towers, **CONSTANTS)
         expected[place] = np.sum(weights * slope) / (2 * step)
     with jax.enable_x64(True):
-        found = jax.grad(
-            lambda x: jnp.sum(
-                weights * operators.local_response_norm(x, towers=towers, **CONSTANTS)
-            )
-        )(jnp.asarray(x))
+        found = jax.grad(lambda x: jnp.sum(weights * form.lrn(x, towers=towers, **CONSTANTS)))(
+            jnp.asarray(x)
+        )
     assert fixtures.difference(found, expected) < 1e-8
 
 
-def test_lrn_of_a_narrow_type_does_not_overflow() -> None:
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("dtype", "error"), [(jnp.float32, 1e-6), (jnp.bfloat16, 2**-8)])
+def test_lrn_of_narrow_types(form: type[Tower], dtype: Any, error: float, seed: int) -> None:
+    """Random shapes, values and derivatives: as exact as the type of the maps is."""
+    rng = np.random.default_rng(seed)
+    towers, channels = (int(n) for n in rng.integers((1, 3), (3, 20)))
+    shape = (*(int(n) for n in rng.integers(1, 5, 3)), towers * channels)
+    x, slopes = (jnp.asarray(rng.normal(0, 150, shape), dtype) for _ in range(2))
+    values, pullback = jax.vjp(lambda x: form.lrn(x, towers=towers, **CONSTANTS), x)
+    (by_x,) = pullback(slopes)
+    assert (values.dtype, by_x.dtype) == (dtype, dtype)
+    with jax.enable_x64(True):
+        wide = jnp.asarray(np.float64(x))
+        norm = Plain.tower.lrn
+        expected, pullback = jax.vjp(lambda x: norm(x, towers=towers, **CONSTANTS), wide)
+        (expected_by_x,) = pullback(jnp.asarray(np.float64(slopes)))
+    assert fixtures.difference(np.float64(values), expected) < error
+    assert fixtures.difference(np.float64(by_x), expected_by_x) < error
+
+
+def test_lrn_of_a_narrow_type_does_not_overflow(form: type[Tower]) -> None:
     """Squares are taken in float32: 1000 squared is no float16."""
     x = jnp.full((1, 1, 1, 8), 1000.0, jnp.float16)
-    found = operators.local_response_norm(x, **CONSTANTS)
+    found = form.lrn(x, **CONSTANTS)
     assert found.dtype == jnp.float16
     expected = lrn_loop(np.full((1, 1, 1, 8), 1000.0), 1, **CONSTANTS)
     assert fixtures.difference(found, expected) < 1e-3
@@ -112,37 +140,50 @@ def pool_loop(x: np.ndarray, window: int, stride: int, padding: tuple[int, int])
     ],
 )
 def test_max_pool(
-    side: int, window: int, stride: int, padding: tuple[int, int], pooled: int
+    form: type[Tower], side: int, window: int, stride: int, padding: tuple[int, int], pooled: int
 ) -> None:
     """Values, all negative: padding is nothing, not a zero."""
     x = -1 - np.abs(responses(2, side, side + 2, 3))
-    found = operators.max_pool(jnp.asarray(x, jnp.float32), window, stride, padding)
+    found = form.max_pool(jnp.asarray(x, jnp.float32), window, stride, padding)
     expected = pool_loop(x.astype(np.float32), window, stride, padding)
     assert found.shape[1] == pooled
     np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("side", [8, 13])
-@pytest.mark.parametrize(("window", "stride"), [(3, 2), (2, 2)])
-def test_max_pool_gradient(reference: ModuleType, side: int, window: int, stride: int) -> None:
-    """Against PyTorch, on pixels without ties (a tie goes in halves here, to the first there)."""
+@pytest.mark.parametrize(("window", "stride", "padding"), [(3, 2, 0), (2, 2, 0), (3, 2, 1)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_max_pool_gradient(
+    form: type[Tower],
+    reference: ModuleType,
+    side: int,
+    window: int,
+    stride: int,
+    padding: int,
+    ties: bool,
+) -> None:
+    """Against PyTorch, where a tie goes to the first; on a CPU it goes in halves."""
+    if ties and form.max_pool is operators.max_pool:
+        pytest.skip("another rule for ties")
     x = responses(2, side, side, 3)
-    assert len(np.unique(x)) == x.size
+    x = np.round(x / 100) if ties else x
+    assert (len(np.unique(x)) == x.size) != ties
     torch = reference.torch
     leaf = torch.tensor(x, requires_grad=True)
-    pooled = reference.pool(leaf.permute(0, 3, 1, 2), window, stride).permute(0, 2, 3, 1)
+    pooled = torch.nn.functional.max_pool2d(leaf.permute(0, 3, 1, 2), window, stride, padding)
+    pooled = pooled.permute(0, 2, 3, 1)
     weights = responses(*pooled.shape, seed=1)
     (pooled * torch.tensor(weights)).sum().backward()
     with jax.enable_x64(True):
-        found = jax.grad(lambda x: jnp.sum(weights * operators.max_pool(x, window, stride)))(
-            jnp.asarray(x)
-        )
+        found = jax.grad(
+            lambda x: jnp.sum(weights * form.max_pool(x, window, stride, (padding, padding)))
+        )(jnp.asarray(x))
     assert fixtures.difference(found, leaf.grad) < 1e-12
 
 
-def test_max_pool_refuses_maps_that_are_too_small() -> None:
+def test_max_pool_refuses_maps_that_are_too_small(form: type[Tower]) -> None:
     with pytest.raises(ValueError, match=r"window of 3.*maps of 2"):
-        operators.max_pool(jnp.zeros((1, 2, 2, 1)), 3, 2)
+        form.max_pool(jnp.zeros((1, 2, 2, 1)), 3, 2)
 
 
 def test_within_map_norm() -> None:

@@ -70,7 +70,7 @@ def respond(x: jax.Array, kernels: Kernels, bias: jax.Array, form: Form) -> jax.
     """
     if not isinstance(kernels, list):
         responses = operators.convolution(x, kernels, form.stride, form.padding, form.groups)
-        return operators.ACTIVATIONS[form.activation](responses + bias)
+        return operators.ACTIVATIONS[form.activation](operators.add_bias(responses, bias))
     inputs = jnp.split(x, form.groups, axis=-1)
     padding = form.padding
     if form.stride > 1:

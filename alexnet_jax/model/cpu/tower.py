@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial, reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -46,7 +46,7 @@ class PortionedTower(tower.Tower):
             first, layer = next(iter(part.items()))
             if layer.communicates:
                 x = self.maps_of_both_towers(x, first)
-            stages = self._stages(part, arrays)
+            stages = self._stages(part, arrays, x.dtype)
             for may_loop, some in itertools.groupby(stages, lambda stage: stage.may_loop):
                 run = partial(reduce, lambda x, stage: stage.compute(x), list(some))
                 x = in_portions(run, x, few) if may_loop else run(x)
@@ -58,13 +58,13 @@ class PortionedTower(tower.Tower):
         largest = max(sides[name][0] ** 2 * conv.width for name, conv in part.items())
         return largest * itemsize * self.count // self.network.towers
 
-    def _stages(self, part: Layers, arrays: Mapping[str, Arrays]) -> Iterator[Stage]:
+    def _stages(self, part: Layers, arrays: Mapping[str, Arrays], dtype: Any) -> Iterator[Stage]:
         net = self.network
         across = net.lrn_across_towers and self.count < net.towers
         for name, conv in part.items():
             after = conv.after.split()
             fused = after[:1] == ["activation"]  # into the convolution
-            kernel, bias = (self.varying(arrays[name][which]) for which in ("kernel", "bias"))
+            kernel, bias = self.kernel_and_bias(arrays[name], dtype)
             form = convolution.Form(
                 conv.kernel,
                 conv.stride,
@@ -80,7 +80,8 @@ class PortionedTower(tower.Tower):
                     case "activation":
                         yield Stage(True, apart(operators.ACTIVATIONS[net.activation]))
                     case "norm" if net.norm == "lrn":  # across towers it talks, outside of any loop
-                        yield Stage(not across, self.local_response_norm)
+                        norm = partial(self.local_response_norm, towers=self.count)
+                        yield Stage(not across, norm)
                     case "within_map_norm":
                         yield Stage(True, apart(operators.within_map_norm))
                     case "pool":

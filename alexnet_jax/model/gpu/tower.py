@@ -1,0 +1,54 @@
+"""One device's layers, with the maps of each tower in an array of their own where they can be.
+
+cuDNN takes and gives whole arrays: towers side by side in one would be cut apart before each of its
+convolutions, and joined after it.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from alexnet_jax.model import operators, tower
+from alexnet_jax.model.gpu.normalization import local_response_norm
+from alexnet_jax.model.gpu.pooling import max_pool
+from alexnet_jax.model.network import Conv
+from alexnet_jax.model.tower import Arrays, Found
+
+
+class TowersApart(tower.Tower):
+    """`model.tower.Tower`, the same function."""
+
+    lrn = staticmethod(local_response_norm)
+    max_pool = staticmethod(max_pool)
+
+    def layers(
+        self, x: jax.Array, arrays: Mapping[str, Arrays], convolutions: Mapping[str, Conv]
+    ) -> Found:
+        """Some of the layers, see `model.tower.Tower`."""
+        net = self.network
+        if self.intermediates or net.norm == "batch_norm" or net.lrn_across_towers:
+            return super().layers(x, arrays, convolutions)
+        maps = [x]
+        for name, conv in convolutions.items():
+            if conv.communicates:
+                maps = [self.maps_of_both_towers(jnp.concatenate(maps, axis=3), name)]
+            elif not net.sees_all(name):
+                maps = self._apart(maps)
+            with jax.named_scope(name):
+                kernel, bias = self.kernel_and_bias(arrays[name], x.dtype)
+                kernels, biases = (jnp.split(a, len(maps), axis=-1) for a in (kernel, bias))
+                maps = [
+                    operators.add_bias(operators.convolution(x, own, conv.stride, conv.padding), b)
+                    for x, own, b in zip(maps, kernels, biases, strict=True)
+                ]
+                for word in conv.after.split():
+                    if word == "pool":  # else both of its results would be cut
+                        maps = self._apart(maps)
+                    towers = self.count // len(maps)
+                    maps = [self.after(word, x, conv, towers) for x in maps]
+        return jnp.concatenate(maps, axis=3), {}, {}
+
+    def _apart(self, maps: list[jax.Array]) -> list[jax.Array]:
+        """The maps of each tower."""
+        return maps if len(maps) == self.count else jnp.split(maps[0], self.count, axis=3)

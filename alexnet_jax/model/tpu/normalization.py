@@ -1,0 +1,55 @@
+"""LRN for a TPU: one product with a band for all channels, of which only its input is kept."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from alexnet_jax.model.operators import LRN, wide
+
+
+def local_response_norm(
+    x: jax.Array, *, size: int, k: float, alpha: float, beta: float, towers: int = 1
+) -> jax.Array:
+    """`operators.local_response_norm`, the same values and derivatives."""
+    return _norm(x, LRN(size, k, alpha, beta), x.shape[-1] // towers)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _norm(x: jax.Array, lrn: LRN, channels: int) -> jax.Array:
+    a = x.astype(wide(x.dtype))
+    return lrn.value(a, near(a * a, lrn.size, channels, x.dtype)).astype(x.dtype)
+
+
+def _forward(x: jax.Array, lrn: LRN, channels: int) -> tuple[jax.Array, jax.Array]:
+    return _norm(x, lrn, channels), x
+
+
+def _backward(lrn: LRN, channels: int, x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    x = lax.optimization_barrier(x)  # or XLA keeps the sums, which are wider
+    a, gradient = (array.astype(wide(x.dtype)) for array in (x, gradient))
+    squares = near(a * a, lrn.size, channels, x.dtype)
+    collected = near(lrn.shares(gradient, a, squares), lrn.size, channels, x.dtype)
+    return (lrn.gradient(gradient, a, squares, collected).astype(x.dtype),)
+
+
+_norm.defvjp(_forward, _backward)
+
+
+def near(x: jax.Array, size: int, channels: int, dtype: jnp.dtype) -> jax.Array:
+    """The sum over the neighbours of each channel, of the same tower.
+
+    Args:
+        x: (..., towers * channels).
+        size: of the neighbourhood, odd.
+        channels: of one tower.
+        dtype: of the maps. Where they are bfloat16, sums of three bfloat16 products, exact to 16
+            bits, are exact enough.
+    """
+    place = np.arange(x.shape[-1])
+    band = abs(place[:, None] - place) <= size // 2
+    band &= place[:, None] // channels == place // channels
+    precision = lax.Precision.HIGH if dtype == jnp.bfloat16 else lax.Precision.HIGHEST
+    return jnp.matmul(x, jnp.asarray(band, x.dtype), precision=precision)
