@@ -7,6 +7,7 @@ the Flax module that computes them on a mesh, by a `Tower` on every device; its 
 are pure functions.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,10 +19,9 @@ from jax.sharding import Mesh, PartitionSpec
 from alexnet_jax.model import operators
 from alexnet_jax.model.mesh import (
     IMAGES,
-    MAPS_OF_BOTH_TOWERS,
     MAPS_OF_OWN_TOWER,
-    UNITS_OF_BOTH_TOWERS,
     constrain,
+    exchanged,
     make_mesh,
     spec_of,
 )
@@ -71,12 +71,11 @@ class AlexNet(nn.Module):
         if images.dtype == jnp.float32:  # the float64 of a test stays what it is
             images = images.astype(self.dtype)
         x, stages = self._convolutions(images, mesh, masks is not None, intermediates)
-        x = constrain(x, mesh, MAPS_OF_BOTH_TOWERS)
+        x = exchanged(x, mesh)
         *_, (last, conv) = net.convolutions().items()
         if "dropout" in conv.after.split():
             mask = None if masks is None else masks.get(last)
             x = stages[f"{last}/dropout"] = operators.dropout(x, mask, net.dropout)
-        x = x.reshape(x.shape[0], -1)
 
         for name, dense in net.hidden().items():
             x = stages[name] = TowerDense(dense.width, dense.std, dense.bias, mesh, name=name)(x)
@@ -87,6 +86,7 @@ class AlexNet(nn.Module):
                 else:
                     x = operators.ACTIVATIONS[net.activation](x)
                 stages[f"{name}/{word}"] = x
+            x = exchanged(x, mesh)
 
         fc8 = TowerDense(net.classes, net.fc8_std, net.fc8_bias, mesh, wide=True, name="fc8")
         logits = stages["fc8"] = fc8(x)
@@ -205,8 +205,7 @@ class Kernels(nn.Module):
 class TowerDense(nn.Module):
     """A fully connected layer: each tower computes its half of the units from all of the inputs.
 
-    The constraint on the input is the towers' communication. A width that does not halve (an odd
-    number of classes) is computed whole by both.
+    A width that does not halve (an odd number of classes) is computed whole by both.
     """
 
     width: int
@@ -217,11 +216,10 @@ class TowerDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(N, I) to (N, width)."""
-        shape = (x.shape[-1], self.width)
+        """(N, ...) to (N, width)."""
+        shape = (math.prod(x.shape[1:]), self.width)
         kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
         bias = self.param("bias", nn.initializers.constant(self.bias), (self.width,))
-        x = constrain(x, self.mesh, UNITS_OF_BOTH_TOWERS)
         own = spec_of((self.width,), self.mesh.shape["tower"])
         units = operators.add_bias(operators.dense(x, kernel), bias)
         units = units if self.wide else units.astype(x.dtype)

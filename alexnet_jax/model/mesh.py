@@ -8,6 +8,7 @@ checkpoint does not know the mesh. The batch is sharded over `data`.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,8 +19,6 @@ Tree = Any
 
 IMAGES = PartitionSpec("data")  # a batch, each device with its share of the images
 MAPS_OF_OWN_TOWER = PartitionSpec("data", None, None, "tower")
-MAPS_OF_BOTH_TOWERS = PartitionSpec("data", None, None, None)
-UNITS_OF_BOTH_TOWERS = PartitionSpec("data", None)
 
 
 def make_mesh(
@@ -92,6 +91,43 @@ def shardings(tree: Tree, mesh: Mesh) -> Tree:
 def constrain(x: jax.Array, mesh: Mesh, spec: PartitionSpec) -> jax.Array:
     """Says where `x` lies; a change from one tower to both is an all-gather."""
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def exchanged(x: jax.Array, mesh: Mesh) -> jax.Array:
+    """What both towers made, given to both; of its gradient each gets its own half.
+
+    It says where `x` lies before as well as after, and has a rule for the way back: left to itself
+    XLA sends the masks of dropout and ReLU, and sums gradients whole in both towers.
+
+    Args:
+        x: (N, ...), whose last axis lies over the towers.
+        mesh: of the network.
+    """
+    return _exchanged(x, mesh)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _exchanged(x: jax.Array, mesh: Mesh) -> jax.Array:
+    x = constrain(x, mesh, _of_own_tower(x, mesh))
+    return constrain(x, mesh, PartitionSpec("data", *(None,) * (x.ndim - 1)))
+
+
+def _of_own_tower(x: jax.Array, mesh: Mesh) -> PartitionSpec:
+    """Where (N, ...) lies when each tower has its own of the last axis, if that divides."""
+    own = spec_of(x.shape, mesh.shape["tower"])
+    return PartitionSpec("data", *own[1:])
+
+
+def _exchanged_forward(x: jax.Array, mesh: Mesh) -> tuple[jax.Array, None]:
+    return _exchanged(x, mesh), None
+
+
+def _exchanged_backward(mesh: Mesh, saved: None, gradient: jax.Array) -> tuple[jax.Array]:
+    del saved
+    return (constrain(gradient, mesh, _of_own_tower(gradient, mesh)),)
+
+
+_exchanged.defvjp(_exchanged_forward, _exchanged_backward)
 
 
 def describe_mesh(mesh: Mesh) -> str:

@@ -69,18 +69,25 @@ def convolution(
 
 
 def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """(N, I) @ (I, O), multiplied in the type of `x` and summed in float32, both ways.
+    """The products of a fully connected layer, of units or of whole maps.
+
+    Multiplied in the type of `x` and summed in float32, both ways: also the kernel's gradient, that
+    of a device and the sum over all devices.
+
+    Args:
+        x: (N, ...).
+        kernel: (I, O), where I counts all that there is of an image.
 
     Returns:
-        (N, O), float32 where `x` is narrower. So is the kernel's gradient, also the part of it that
-        a device makes and the sum over all devices.
+        (N, O), float32 where `x` is narrower.
     """
     return _dense(x, kernel)
 
 
 @jax.custom_vjp
 def _dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=wide(x.dtype))
+    kernel = _kernel_of(x, kernel)
+    return jnp.tensordot(x, kernel, x.ndim - 1, preferred_element_type=wide(x.dtype))
 
 
 def _dense_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
@@ -90,8 +97,16 @@ def _dense_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
 def _dense_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     gradient = gradient.astype(x.dtype)
-    by_kernel = jnp.matmul(x.T, gradient, preferred_element_type=kernel.dtype)
-    return gradient @ kernel.T.astype(x.dtype), by_kernel
+    by_kernel = jnp.tensordot(x, gradient, (0, 0), preferred_element_type=kernel.dtype)
+    return (
+        jnp.tensordot(gradient, _kernel_of(x, kernel), (1, x.ndim - 1)),
+        by_kernel.reshape(kernel.shape),
+    )
+
+
+def _kernel_of(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The kernel (..., O), in the type of `x`: so each tower's gradient is of its own maps."""
+    return kernel.astype(x.dtype).reshape(*x.shape[1:], -1)
 
 
 _dense.defvjp(_dense_forward, _dense_backward)

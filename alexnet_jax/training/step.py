@@ -114,7 +114,8 @@ def make_train_step(
 
     def train_step(state: State, batch: dict[str, jax.Array]) -> State:
         divisor = jnp.where(state.step < lit_steps, config.data.lighting_divisor, 1.0)
-        images = views.training_images(batch, mean, divisor)
+        with jax.named_scope("images"):
+            images = views.training_images(batch, mean, divisor)
         masks = model.dropout_masks(dropout_key(config.seed, state.step), len(images))
         images, masks = platform.computed_once((images, masks))  # not drawn for every reader
 
@@ -127,16 +128,18 @@ def make_train_step(
         (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(
             state.params
         )
-        updates, opt_state = optimizer.update(
-            gradients, state.opt_state, state.params, plateau_factor=state.plateau.factor
-        )
+        with jax.named_scope("update"):
+            updates, opt_state = optimizer.update(
+                gradients, state.opt_state, state.params, plateau_factor=state.plateau.factor
+            )
+            params = optax.apply_updates(state.params, updates)
         everyone = jnp.ones(len(images))
         seen = sums(jax.nn.softmax(logits), batch["label"], everyone)
         seen["loss"] = value * len(images)
         first_bad = (state.bad_step < 0) & ~jnp.isfinite(value)
         return state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
             running={name: total + seen[name] for name, total in state.running.items()},

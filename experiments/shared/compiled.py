@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+
 COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{$")
 DEFINITION = re.compile(
     r"%(?P<name>[\w.-]+) = (?P<result>\(.*?\)|\S+) (?P<kind>[\w-]+)\((?P<operands>.*)"
@@ -18,6 +20,17 @@ DEFINITION = re.compile(
 NAME, SHAPE = re.compile(r"%([\w.-]+)"), re.compile(r"([a-z]+\d\w*|pred)\[([\d,]*)\]")
 OP_NAME, CALLS = re.compile(r'op_name="((?:[^"\\]|\\.)*)"'), re.compile(r"calls=%([\w.-]+)")
 CYCLES, FRAME = re.compile(r'"estimated_cycles":"(\d+)"'), re.compile(r"stack_frame_id=(\d+)")
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+LISTED = re.compile(r"replica_groups=\{((?:\{[\d,]+\},?)+)\}")
+GENERATED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 NO_KERNEL = {  # names and views of what is in memory already
     "parameter",
     "constant",
@@ -95,6 +108,20 @@ class Kernel(NamedTuple):
         return self.read + self.written
 
 
+class Collective(NamedTuple):
+    """What devices tell each other by one instruction."""
+
+    kind: str
+    arrays: tuple[Array, ...]  # that go in, on each device
+    groups: tuple[tuple[int, ...], ...]  # of devices that talk; () is all of them
+    op_name: str
+
+    @property
+    def size(self) -> int:
+        """Bytes that go in."""
+        return sum(array.size for array in self.arrays)
+
+
 class Program:
     """The computations of a program's text."""
 
@@ -124,6 +151,19 @@ class Program:
             if instruction.kind not in NO_KERNEL:
                 read, written = self._moved(instruction)
                 found.append(Kernel(instruction, read, written, self.source(instruction)))
+        return found
+
+    def collectives(self) -> list[Collective]:
+        """All communication, wherever it stands; what has no partner is none."""
+        found = []
+        for inside in self.computations.values():
+            for instruction in inside.values():
+                kind = instruction.kind.removesuffix("-start")
+                groups = _groups(instruction.line)
+                if kind not in COLLECTIVES or (groups and max(map(len, groups)) < 2):
+                    continue
+                arrays = [array for name in instruction.operands for array in inside[name].results]
+                found.append(Collective(kind, tuple(arrays), groups, instruction.op_name))
         return found
 
     def _moved(self, instruction: Instruction) -> tuple[int, int]:
@@ -203,6 +243,25 @@ def _part_read(parameter: str, inside: dict[str, Instruction], whole: int) -> in
     if not slices or len(slices) < len(uses):
         return whole
     return min(whole, sum(other.size for other in slices))
+
+
+def _groups(line: str) -> tuple[tuple[int, ...], ...]:
+    """The devices that talk with each other; () where all do, or two by two."""
+    if listed := LISTED.search(line):
+        return tuple(numbers(group) for group in re.findall(r"\{([\d,]+)\}", listed[1]))
+    if generated := GENERATED.search(line):
+        shape, order, turned = (numbers(text or "") for text in generated.groups())
+        devices = np.arange(math.prod(order)).reshape(order)
+        devices = devices.transpose(turned) if turned else devices
+        return tuple(tuple(map(int, group)) for group in devices.reshape(shape))
+    if named := NAMED.search(line):
+        names, sizes = zip(*re.findall(r"'(\w+)'=(\d+)", named[1]), strict=True)
+        talk = [names.index(name) for name in re.findall(r"'(\w+)'", named[2])]
+        grid = np.arange(math.prod(map(int, sizes))).reshape(tuple(map(int, sizes)))
+        apart = np.moveaxis(grid, talk, range(-len(talk), 0))
+        count = math.prod(grid.shape[axis] for axis in talk)
+        return tuple(tuple(map(int, group)) for group in apart.reshape(-1, count))
+    return ()
 
 
 def arrays(text: str) -> list[Array]:

@@ -1,16 +1,17 @@
 """What a TPU does in its own way, read off its compiler's estimates (`experiments/results/ahead`).
 
-LRN's sum over neighbours is a product, which costs a matrix unit nothing, of all channels that a
-device has; pooling is XLA's own `reduce_window`, whose derivative a TPU has an instruction for.
+* LRN's sums are products with a band, which cost a matrix unit next to nothing (`normalization`);
+* pooling is XLA's own `reduce_window`, whose derivative a TPU has an instruction for (`pooling`);
+* the towers' maps lie apart (`model.apart`).
 """
 
-from alexnet_jax.model import tower
+from alexnet_jax.model.apart import TowersApart
 from alexnet_jax.model.plain import Plain
 from alexnet_jax.model.tpu.normalization import local_response_norm
 from alexnet_jax.model.tpu.pooling import max_pool
 
 
-class Tower(tower.Tower):
+class Tower(TowersApart):
     """`model.tower.Tower`, the same function."""
 
     lrn = staticmethod(local_response_norm)

@@ -1,4 +1,4 @@
-"""LRN for a TPU: one product with a band for all channels, of which only its input is kept."""
+"""LRN for a TPU: the sums are products with a band, and kept as narrow as the maps."""
 
 from functools import partial
 
@@ -8,6 +8,8 @@ import numpy as np
 from jax import lax
 
 from alexnet_jax.model.operators import LRN, wide
+
+Saved = tuple[jax.Array, jax.Array]  # the maps, and the sums of their squares, no wider than they
 
 
 def local_response_norm(
@@ -19,20 +21,20 @@ def local_response_norm(
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _norm(x: jax.Array, lrn: LRN, channels: int) -> jax.Array:
+    return _forward(x, lrn, channels)[0]
+
+
+def _forward(x: jax.Array, lrn: LRN, channels: int) -> tuple[jax.Array, Saved]:
     a = x.astype(wide(x.dtype))
-    return lrn.value(a, near(a * a, lrn.size, channels, x.dtype)).astype(x.dtype)
-
-
-def _forward(x: jax.Array, lrn: LRN, channels: int) -> tuple[jax.Array, jax.Array]:
-    return _norm(x, lrn, channels), x
-
-
-def _backward(lrn: LRN, channels: int, x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-    x = lax.optimization_barrier(x)  # or XLA keeps the sums, which are wider
-    a, gradient = (array.astype(wide(x.dtype)) for array in (x, gradient))
     squares = near(a * a, lrn.size, channels, x.dtype)
-    collected = near(lrn.shares(gradient, a, squares), lrn.size, channels, x.dtype)
-    return (lrn.gradient(gradient, a, squares, collected).astype(x.dtype),)
+    return lrn.value(a, squares).astype(x.dtype), (x, squares.astype(x.dtype))
+
+
+def _backward(lrn: LRN, channels: int, saved: Saved, gradient: jax.Array) -> tuple[jax.Array]:
+    a, squares, gradient = (array.astype(wide(array.dtype)) for array in (*saved, gradient))
+    dtype = saved[0].dtype
+    collected = near(lrn.shares(gradient, a, squares), lrn.size, channels, dtype)
+    return (lrn.gradient(gradient, a, squares, collected).astype(dtype),)
 
 
 _norm.defvjp(_forward, _backward)

@@ -1,7 +1,7 @@
 """One device's layers, with the maps of each tower in an array of their own where they can be.
 
-cuDNN takes and gives whole arrays: towers side by side in one would be cut apart before each of its
-convolutions, and joined after it.
+A convolution takes and gives whole arrays: towers side by side in one are cut apart before it and
+joined after it, which on an accelerator costs as much as reading and writing the maps once more.
 """
 
 from collections.abc import Mapping
@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from alexnet_jax.model import operators, tower
-from alexnet_jax.model.gpu.normalization import local_response_norm
-from alexnet_jax.model.gpu.pooling import max_pool
 from alexnet_jax.model.network import Conv
 from alexnet_jax.model.tower import Arrays, Found
 
@@ -19,8 +17,7 @@ from alexnet_jax.model.tower import Arrays, Found
 class TowersApart(tower.Tower):
     """`model.tower.Tower`, the same function."""
 
-    lrn = staticmethod(local_response_norm)
-    max_pool = staticmethod(max_pool)
+    apart_from = ""  # before this word of a layer, and not only before the next convolution
 
     def layers(
         self, x: jax.Array, arrays: Mapping[str, Arrays], convolutions: Mapping[str, Conv]
@@ -43,7 +40,7 @@ class TowersApart(tower.Tower):
                     for x, own, b in zip(maps, kernels, biases, strict=True)
                 ]
                 for word in conv.after.split():
-                    if word == "pool":  # else both of its results would be cut
+                    if word == self.apart_from:
                         maps = self._apart(maps)
                     towers = self.count // len(maps)
                     maps = [self.after(word, x, conv, towers) for x in maps]
