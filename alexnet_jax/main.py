@@ -190,6 +190,7 @@ def run(fields: list[str]) -> None:
         from alexnet_jax.evaluation.evaluator import evaluate_run
 
         evaluate_run(config, workdir, best=FLAGS.best)
+    hosts.gather("done")  # or who is done would wait in JAX's own end, and know less of the others
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -108,9 +109,18 @@ def overhear(hear: Callable[[bytes], bool]) -> None:
     threading.Thread(target=listen, name="stderr", daemon=True).start()
 
 
-def hold() -> None:
-    """Makes C code that is overheard wait before it prints more: the pipe is full from here on."""
-    threading.Thread(target=os.write, args=(2, bytes(1 << 20)), daemon=True).start()
+def slow_abort() -> None:
+    """Gives who overhears C code time for its last words, which an abort follows at once.
+
+    The handler is C's own `sleep`, since Python's would only run after it; its argument is then the
+    signal's number, six seconds.
+    """
+    import ctypes
+
+    if os.name == "posix":
+        c = ctypes.CDLL(None)
+        c.signal.argtypes, c.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+        c.signal(signal.SIGABRT, ctypes.cast(c.sleep, ctypes.c_void_p))
 
 
 def lost(stream: TextIO) -> OSError | None:

@@ -86,8 +86,8 @@ def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    kernel = _kernel_of(x, kernel)
-    return jnp.tensordot(x, kernel, x.ndim - 1, preferred_element_type=wide(x.dtype))
+    flat = x.reshape(x.shape[0], -1)
+    return jnp.matmul(flat, kernel.astype(x.dtype), preferred_element_type=wide(x.dtype))
 
 
 def _dense_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
@@ -97,16 +97,11 @@ def _dense_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
 def _dense_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     gradient = gradient.astype(x.dtype)
-    by_kernel = jnp.tensordot(x, gradient, (0, 0), preferred_element_type=kernel.dtype)
-    return (
-        jnp.tensordot(gradient, _kernel_of(x, kernel), (1, x.ndim - 1)),
-        by_kernel.reshape(kernel.shape),
-    )
-
-
-def _kernel_of(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The kernel (..., O), in the type of `x`: so each tower's gradient is of its own maps."""
-    return kernel.astype(x.dtype).reshape(*x.shape[1:], -1)
+    flat = x.reshape(x.shape[0], -1)
+    by_kernel = jnp.matmul(flat.T, gradient, preferred_element_type=kernel.dtype)
+    # In the shape of the maps: each tower's half of the sum over both is then that of its own maps.
+    of_maps = kernel.astype(x.dtype).reshape(*x.shape[1:], -1)
+    return jnp.tensordot(gradient, of_maps, (1, x.ndim - 1)), by_kernel
 
 
 _dense.defvjp(_dense_forward, _dense_backward)

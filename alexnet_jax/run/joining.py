@@ -67,6 +67,7 @@ def join(
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM for itself
     if listen:
         streams.overhear(_hear)
+        streams.slow_abort()
     global _meeting
     _meeting = (
         f"not all processes met{f' at {coordinator}' if coordinator else ''} within {patience} s: "
@@ -91,9 +92,7 @@ def join(
 def _hear(line: bytes) -> bool:
     """Whether a line of C++ on stderr is for the user; the first of JAX's end are the last."""
     global _ending
-    if FATAL in line and not _ending:
-        _ending = True
-        streams.hold()  # C++ would end its page, and the process with it, before the sentence
+    _ending = _ending or FATAL in line
     if not _ending:
         return not (COMMAND.said or NOISE.match(line) or GLOO.fullmatch(line))
     if line.endswith(b":\n"):  # which processes have gone stands in the next line

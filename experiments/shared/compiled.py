@@ -280,6 +280,41 @@ def itemsize(dtype: str) -> int:
     return max(1, int(bits[0]) // 8) if bits else 1
 
 
+WRITTEN = re.compile(r"\s*(?:ROOT )?%?([\w.-]+) = \w+\[([\d,]*)\]\S* ([\w-]+)\((.*)")
+CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
+KERNEL_AXES = re.compile(r"dim_labels=\w+_(\w+)->")
+
+
+def product_operations(text: str) -> int:
+    """Additions and multiplications of all products and convolutions of a program.
+
+    Args:
+        text: as `lowered.as_text(dialect="hlo")` gives it, before any optimization, on one device.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    total = 0
+    for line in text.splitlines():
+        found = WRITTEN.match(line)
+        if not found:
+            continue
+        name, shape, kind, rest = found.groups()
+        shapes[name] = result = numbers(shape)
+        operands = [word.strip().lstrip("%") for word in _to_closing(rest).split(",")]
+        if kind == "dot":
+            axes = CONTRACTED.search(rest)
+            assert axes is not None
+            terms = math.prod(shapes[operands[0]][axis] for axis in numbers(axes[1]))
+        elif kind == "convolution":
+            axes = KERNEL_AXES.search(rest)
+            assert axes is not None
+            kernel = shapes[operands[1]]
+            terms = math.prod(kernel) // kernel[axes[1].index("o")]
+        else:
+            continue
+        total += 2 * math.prod(result) * terms
+    return total
+
+
 def largest(kernels: Sequence[Kernel], count: int) -> list[Kernel]:
     """Those that move the most bytes, or take the most cycles where they are known."""
     return sorted(kernels, key=lambda kernel: (kernel.instruction.cycles, kernel.moved))[::-1][

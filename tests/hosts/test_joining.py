@@ -215,7 +215,6 @@ def hear(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     for name, value in (("said", False), ("kept", "saved"), ("again", "; again")):
         monkeypatch.setattr(joining.COMMAND, name, value)
     monkeypatch.setattr(joining, "_ending", False)
-    monkeypatch.setattr(joining.streams, "hold", lambda: None)
     monkeypatch.setattr(joining, "LAST_WORDS", 0)
     monkeypatch.setattr(joining, "_meeting", "")
     return listen

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 SHARED = """
 import os, sys
 from alexnet_jax import streams
@@ -69,6 +71,24 @@ def hear(line):
     os._exit(7)
 streams.overhear(hear)
 os.write(2, b"the end\\n")
+while True:
+    sum(range(1000))
+""")
+    assert (done.returncode, done.stdout, done.stderr) == (7, "", "heard\n")
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_who_overhears_has_the_last_word_before_an_abort(attempt: int) -> None:
+    """Also where the page and the abort come at once, and the main thread is busy."""
+    done = python("""
+import ctypes, threading
+def hear(line):
+    print("heard", file=sys.stderr, flush=True)
+    os._exit(7)
+streams.overhear(hear)
+streams.slow_abort()
+c = ctypes.CDLL(None)
+threading.Thread(target=lambda: (c.write(2, b"the end\\n", 8), c.abort())).start()
 while True:
     sum(range(1000))
 """)
