@@ -222,7 +222,7 @@ class TowerDense(nn.Module):
         bias = self.param("bias", nn.initializers.constant(self.bias), (self.width,))
         own = spec_of((self.width,), self.mesh.shape["tower"])
         if self.mesh.shape["tower"] == 1:  # maps are kept as such for the towers alone
-            x = x.reshape(len(x), -1)
+            x = x.reshape(x.shape[0], -1)
         units = operators.add_bias(operators.dense(x, kernel), bias)
         units = units if self.wide else units.astype(x.dtype)
         return constrain(units, self.mesh, PartitionSpec("data", *own))

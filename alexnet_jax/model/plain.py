@@ -1,6 +1,7 @@
 """What every platform does, where it does nothing in its own way."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from alexnet_jax.model.tower import Tower
 
@@ -12,10 +13,31 @@ class Plain:
 
     tower: type[Tower] = Tower  # computes the convolutional layers on one device
 
-    def compiler_options(self, *, training: bool = False) -> dict[str, str]:
-        """Returns what `jax.jit` is to tell the compiler, in training and at test."""
-        del training
+    def compiler_options(
+        self, *, training: bool = False, deterministic: bool = False
+    ) -> dict[str, Any]:
+        """Returns what `jax.jit` is to tell the compiler, in training and at test.
+
+        Args:
+            training: not at test.
+            deterministic: the same bits every time; if not, only where that costs nothing.
+        """
+        del training, deterministic
         return {}
+
+    def describe_numbers(self, dtype: str, precision: str, *, deterministic: bool) -> str:
+        """Says for people what training computes with, such as 'float32 products in TF32'.
+
+        Args:
+            dtype: of the activations.
+            precision: of the products of float32: 'default', 'high' or 'highest'.
+            deterministic: see `compiler_options`.
+        """
+        del deterministic  # it always is
+        products = self.products.get(precision, "float32")
+        return "bfloat16" if dtype == "bfloat16" else f"float32, products in {products}"
+
+    products: ClassVar[Mapping[str, str]] = {}  # by precision, where they are less than float32
 
     def computed_once(self, x: Tree) -> Tree:
         """Returns `x`, which XLA shall not compute again for every reader."""

@@ -21,6 +21,7 @@ FREE = (
 
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
+    "precision": ("default", "high", "highest"),
     "optim.schedule": ("steps", "plateau", "dexp"),
     "data.lighting": ("sqrt", "eigenvalue", "none"),
     "data.lighting_on": ("host", "device"),
@@ -73,7 +74,8 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(f"--config.{field}=: name a split of {config.data.source}")
     for field, allowed in CHOICES.items():
         if flat[field] not in allowed:
-            raise ConfigError(f"--config.{field}={flat[field]}: one of {', '.join(allowed)}")
+            value = flat[field] if flat[field].isprintable() else repr(flat[field])
+            raise ConfigError(f"--config.{field}={value}: one of {', '.join(allowed)}")
     if not 0 <= config.seed < 2**32:
         raise ConfigError(f"--config.seed={config.seed}: from 0 to {2**32 - 1}")
     if config.data.size < config.model.input_size:

@@ -14,6 +14,10 @@ from alexnet_jax.settings.fields import flatten, kind, nearest, of_kind
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
+# Fields that came after the first runs, with what those did.
+LATER = {"precision": "default", "deterministic": False}
+
+
 def names() -> list[str]:
     """The configurations that come with the package."""
     return sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "__init__")
@@ -89,7 +93,7 @@ def read(path: Path) -> ConfigDict:
         fields = json.loads(path.read_text())
         if not isinstance(fields, dict):
             raise ValueError("it is no JSON object")
-        return _complete(ConfigDict(_tuples(fields)), path)
+        return _complete(ConfigDict(_tuples(LATER | fields)), path)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path.parent} holds no run (no {path.name}); train one with --workdir={path.parent}"

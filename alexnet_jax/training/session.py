@@ -21,6 +21,7 @@ from alexnet_jax.evaluation.evaluator import Evaluator
 from alexnet_jax.evaluation.scores import Score, score_row
 from alexnet_jax.files import check_writable, sole_owner
 from alexnet_jax.model.mesh import describe_mesh
+from alexnet_jax.model.platforms import platform_of
 from alexnet_jax.run import hosts, inputs, versions
 from alexnet_jax.run.checkpoint import SAVED, Checkpoints
 from alexnet_jax.run.devices import enough_memory
@@ -57,9 +58,13 @@ def train(config: ConfigDict, workdir: str | Path) -> list[Score]:
     images = len(cache.images[config.data.train])
     steps = total_steps(config, images)
     optimizer = update_rule.update_rule(config.optim, steps)
+    numbers = platform_of(mesh).describe_numbers(
+        config.dtype, config.precision, deterministic=config.deterministic
+    )
     print(
         f"{cache.name}: {images:,} training images, {network.classes} classes; "
-        f"{steps:,} steps of {config.batch_size} on a mesh of {describe_mesh(mesh)}",
+        f"{steps:,} steps of {config.batch_size} on a mesh of {describe_mesh(mesh)}, "
+        f"in {numbers}",
         flush=True,
     )
     if hosts.several():

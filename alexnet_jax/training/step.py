@@ -125,9 +125,10 @@ def make_train_step(
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
             return losses.mean(), (logits, updated.get("batch_stats", {}))
 
-        (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(
-            state.params
-        )
+        with jax.default_matmul_precision(config.precision):
+            (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(
+                state.params
+            )
         with jax.named_scope("update"):
             updates, opt_state = optimizer.update(
                 gradients, state.opt_state, state.params, plateau_factor=state.plateau.factor
@@ -146,7 +147,7 @@ def make_train_step(
             bad_step=jnp.where(first_bad, state.step + 1, state.bad_step),
         )
 
-    options = platform.compiler_options(training=True)
+    options = platform.compiler_options(training=True, deterministic=config.deterministic)
     return jax.jit(train_step, donate_argnums=0, compiler_options=options)
 
 

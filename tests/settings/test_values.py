@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import settings
 from alexnet_jax.model import AlexNet, Conv, Dense, Network, make_mesh
+from alexnet_jax.settings import files
 from alexnet_jax.training.step import State, make_train_step, total_steps
 from alexnet_jax.training.update_rule import Plateau, update_rule
 
@@ -177,6 +178,7 @@ def values(like: Any) -> st.SearchStrategy[Any]:
 @hypothesis_settings(
     deadline=None, max_examples=60, derandomize=True, suppress_health_check=list(HealthCheck)
 )
+@example({"data.lighting": "\r"})
 @example({"model.conv5.pool_padding": (3, 3)})
 @example({"model.norm": "batch_norm", "model.conv1.after": "norm norm"})
 @example({"optim.schedule": "dexp", "epochs": 1e6})
@@ -221,3 +223,11 @@ def test_a_saved_value_of_another_kind_is_refused(
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
     with pytest.raises(settings.ConfigError, match=rf"config.json: {field}=.*: expected {words}"):
         settings.read(path)
+
+
+def test_a_run_that_began_before_a_field_was_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    settings.save(configuration(), path)
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in fields.items() if k not in files.LATER}))
+    assert settings.read(path) == configuration()

@@ -30,8 +30,11 @@ class CPU(Plain):
 
     tower = PortionedTower
 
-    def compiler_options(self, *, training: bool = False) -> dict[str, str]:
+    def compiler_options(
+        self, *, training: bool = False, deterministic: bool = False
+    ) -> dict[str, Any]:
         """Returns which of XLA's libraries computes what, see `compiler`."""
+        del deterministic  # it always is
         return compiler.compiler_options(training=training)
 
     def computed_once(self, x: Tree) -> Tree:

@@ -5,6 +5,9 @@
 * the towers' maps lie apart (`model.apart`).
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from alexnet_jax.model.apart import TowersApart
 from alexnet_jax.model.plain import Plain
 from alexnet_jax.model.tpu.normalization import local_response_norm
@@ -22,6 +25,10 @@ class TPU(Plain):
     """How the network is computed on a TPU."""
 
     tower = Tower
+    products: ClassVar[Mapping[str, str]] = {
+        "default": "bfloat16",
+        "high": "three passes of bfloat16",
+    }
 
 
 PLATFORM = TPU()
