@@ -98,7 +98,7 @@ def _dense_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Arr
     x, kernel = saved
     gradient = gradient.astype(x.dtype)
     flat = x.reshape(x.shape[0], -1)
-    by_kernel = jnp.matmul(flat.T, gradient, preferred_element_type=kernel.dtype)
+    by_kernel = jnp.tensordot(flat, gradient, (0, 0), preferred_element_type=kernel.dtype)
     # In the shape of the maps: each tower's half of the sum over both is then that of its own maps.
     of_maps = kernel.astype(x.dtype).reshape(*x.shape[1:], -1)
     return jnp.tensordot(gradient, of_maps, (1, x.ndim - 1)), by_kernel
