@@ -14,6 +14,9 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.preset = preset  # the reading of the paper that the fields below start from
     config.seed = 0  # of the initial weights, the dropout masks and the input's order
     config.batch_size = 128  # images a step, over all devices (paper section 5)
+    # Parts of it that are computed one after the other, for less memory; the step is the same, but
+    # batch norm looks at a part at a time.
+    config.accumulate = 1
     # Start from the weights of this run, or of what `convert` made, not from random ones.
     config.init_from = config_dict.placeholder(str)
     config.epochs = 90.0  # may be fractional; "roughly 90 cycles" (section 5)
@@ -21,6 +24,11 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.model = ConfigDict(dataclasses.asdict(Network()))
 
     config.optim = ConfigDict()
+    # 'sgd', the rule of 2012, or 'lars': for large batches, every kernel's step is in proportion to
+    # its own norm (arXiv 1708.03888).
+    config.optim.rule = "sgd"
+    config.optim.trust = 0.001  # of 'lars': that proportion, at a rate of 1
+    config.optim.warmup = 0.0  # share of the run in which the rates rise to their first values
     # 'steps', 'plateau' (the paper's) or 'dexp' (of 2012's lab notes: down in more and smaller
     # steps, the weights' rate to a 250th).
     config.optim.schedule = "steps"

@@ -62,9 +62,11 @@ def check_batch(config: ConfigDict, mesh: Mesh) -> None:
     Raises:
         ConfigError: the batch does not divide over the data axis.
     """
-    if config.batch_size % mesh.shape["data"]:
+    parts = mesh.shape["data"] * config.accumulate
+    if config.batch_size % parts:
         raise settings.ConfigError(
             f"--config.batch_size={config.batch_size} does not divide over the data axis of the "
-            f"mesh, {describe_mesh(mesh)}: make it a multiple of {mesh.shape['data']}, or set "
-            "mesh.data"
+            f"mesh, {describe_mesh(mesh)}"
+            f"{f', in {config.accumulate} parts (accumulate)' * (config.accumulate > 1)}: make it "
+            f"a multiple of {parts}, or set mesh.data"
         )

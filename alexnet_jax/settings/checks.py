@@ -22,6 +22,7 @@ FREE = (
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "precision": ("default", "high", "highest"),
+    "optim.rule": ("sgd", "lars"),
     "optim.schedule": ("steps", "plateau", "dexp"),
     "data.lighting": ("sqrt", "eigenvalue", "none"),
     "data.lighting_on": ("host", "device"),
@@ -30,13 +31,13 @@ CHOICES = {
 POSITIVE = (
     "batch_size", "epochs", "eval_batch_size", "log_every", "eval_every", "checkpoint_every",
     "keep_checkpoints", "data.size", "data.lighting_divisor", "optim.patience",
-    "optim.learning_rate",
+    "optim.learning_rate", "optim.trust", "accumulate",
 )  # fmt: skip
 NOT_NEGATIVE = ("optim.weight_decay", "optim.bias_multiplier", "data.holdout", "mesh.data")
 # Of the run; 1 is its end.
 SHARES = (
     "optim.drops", "optim.bias_drops", "optim.conv1_slow_after", "optim.conv1_frozen_after",
-    "data.lighting_until",
+    "optim.warmup", "data.lighting_until",
 )  # fmt: skip
 # Of what any run could mean; steps and sizes are 32-bit numbers.
 AT_MOST = {

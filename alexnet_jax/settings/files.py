@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 # Fields that came after the first runs, with what those did.
-LATER = {"precision": "default", "deterministic": False}
+LATER = {
+    "precision": "default", "deterministic": False, "accumulate": 1, "optim.rule": "sgd",
+    "optim.trust": 0.001, "optim.warmup": 0.0,
+}  # fmt: skip
 
 
 def names() -> list[str]:
@@ -93,7 +97,11 @@ def read(path: Path) -> ConfigDict:
         fields = json.loads(path.read_text())
         if not isinstance(fields, dict):
             raise ValueError("it is no JSON object")
-        return _complete(ConfigDict(_tuples(LATER | fields)), path)
+        for name, value in LATER.items():
+            *rooms, field = name.split(".")
+            room = reduce(lambda inside, word: inside.get(word, {}), rooms, fields)
+            room.setdefault(field, value)
+        return _complete(ConfigDict(_tuples(fields)), path)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path.parent} holds no run (no {path.name}); train one with --workdir={path.parent}"

@@ -9,17 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
 from alexnet_jax.evaluation import views
 from alexnet_jax.evaluation.scores import sums
 from alexnet_jax.model import AlexNet
-from alexnet_jax.model.mesh import shardings
+from alexnet_jax.model.mesh import constrain, shardings
 from alexnet_jax.model.platforms import platform_of
 from alexnet_jax.run.momentum import momentum_of, with_momentum
 from alexnet_jax.training import update_rule
 
 Tree = Any
+Examples = tuple[jax.Array, jax.Array, dict[str, jax.Array]]  # images, labels, dropout masks
 
 
 class State(struct.PyTreeNode):
@@ -119,16 +121,17 @@ def make_train_step(
         masks = model.dropout_masks(dropout_key(config.seed, state.step), len(images))
         images, masks = platform.computed_once((images, masks))  # not drawn for every reader
 
-        def loss(params: Tree) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
-            variables = {"params": params, "batch_stats": state.batch_stats}
+        def loss(params: Tree, batch_stats: Tree, examples: Examples) -> tuple[jax.Array, Any]:
+            images, labels, masks = examples
+            variables = {"params": params, "batch_stats": batch_stats}
             logits, updated = model.apply(variables, images, masks, mutable=["batch_stats"])
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             return losses.mean(), (logits, updated.get("batch_stats", {}))
 
         with jax.default_matmul_precision(config.precision):
-            (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(
-                state.params
-            )
+            (value, (logits, batch_stats)), gradients = accumulated(
+                jax.value_and_grad(loss, has_aux=True), config.accumulate, model.mesh
+            )(state.params, state.batch_stats, (images, batch["label"], masks))
         with jax.named_scope("update"):
             updates, opt_state = optimizer.update(
                 gradients, state.opt_state, state.params, plateau_factor=state.plateau.factor
@@ -149,6 +152,42 @@ def make_train_step(
 
     options = platform.compiler_options(training=True, deterministic=config.deterministic)
     return jax.jit(train_step, donate_argnums=0, compiler_options=options)
+
+
+def accumulated(gradient: Callable[..., Any], parts: int, mesh: Mesh | None) -> Callable[..., Any]:
+    """The same as `gradient`, of as many parts of the examples one after the other.
+
+    A part has every so-manieth example, so that each device has its share of all.
+
+    Args:
+        gradient: ((loss, (logits, batch_stats)), gradients) of (params, batch_stats, examples),
+            loss and gradients means over the examples.
+        parts: 1 takes all at once.
+        mesh: over which the examples lie.
+    """
+    if parts == 1:
+        return gradient
+
+    def of_parts(params: Tree, batch_stats: Tree, examples: Examples) -> Any:
+        def split(x: jax.Array) -> jax.Array:
+            x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+            rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 2)  # masks lie over the towers
+            return x if mesh is None else constrain(x, mesh, PartitionSpec(None, "data", *rest))
+
+        def one(carry: tuple[Tree, Tree], part: Examples) -> tuple[tuple[Tree, Tree], Any]:
+            total, batch_stats = carry
+            (value, (logits, batch_stats)), new = gradient(params, batch_stats, part)
+            return (jax.tree.map(jnp.add, total, new), batch_stats), (value, logits)
+
+        start = jax.tree.map(jnp.zeros_like, params), batch_stats
+        (total, batch_stats), (values, logits) = jax.lax.scan(
+            one, start, jax.tree.map(split, examples)
+        )
+        logits = logits.swapaxes(0, 1).reshape(-1, logits.shape[-1])
+        gradients = jax.tree.map(lambda x: x / parts, total)
+        return (values.mean(), (logits, batch_stats)), gradients
+
+    return of_parts
 
 
 def dropout_key(seed: int, step: jax.Array | int) -> jax.Array:

@@ -25,14 +25,20 @@ def update_rule(optim: ConfigDict, steps: int) -> optax.GradientTransformationEx
 
     Its `update` takes `plateau_factor`, by which the plateau rule has lowered the rate so far.
 
+    With LARS a kernel's gradient, decay included, is first scaled to `optim.trust` times the norm
+    of the kernel (You, Gitman and Ginsburg, arXiv 1708.03888, algorithm 1); biases are as ever.
+
     Raises:
         ValueError: an unknown schedule.
     """
     rates = schedules(optim, steps)
     decayed = None if optim.decay_biases else _is_weight
     velocities = {name: _velocity(rate, optim.momentum) for name, rate in rates.items()}
+    trust = optax.scale_by_trust_ratio(trust_coefficient=optim.trust)
+    layerwise = [optax.masked(trust, _is_weight)] if optim.rule == "lars" else []
     return optax.chain(
         optax.add_decayed_weights(optim.weight_decay, mask=decayed),
+        *layerwise,
         optax.partition(velocities, labels),
     )
 
@@ -86,6 +92,7 @@ def schedules(optim: ConfigDict, steps: int) -> dict[str, optax.Schedule]:
         case other:
             raise ValueError(f"optim.schedule={other!r}: one of steps, plateau, dexp")
 
+    weights, biases = (_risen(rate, optim.warmup, steps) for rate in (weights, biases))
     slow, frozen = optim.conv1_slow_after * steps, optim.conv1_frozen_after * steps
 
     def conv1(step: jax.Array) -> jax.Array:
@@ -93,6 +100,12 @@ def schedules(optim: ConfigDict, steps: int) -> dict[str, optax.Schedule]:
         return jnp.where(step < frozen, lowered, 0.0)
 
     return {"weights": weights, "biases": biases, "conv1": conv1}
+
+
+def _risen(rate: optax.Schedule, warmup: float, steps: int) -> optax.Schedule:
+    """A rate that comes up in equal steps during the share `warmup` of the run."""
+    rising = round(warmup * steps)
+    return (lambda step: rate(step) * jnp.minimum(1.0, (step + 1) / rising)) if rising else rate
 
 
 def _divided(rate: float, by: float, at: tuple[float, ...], steps: int) -> optax.Schedule:

@@ -47,8 +47,13 @@ def run(config: ConfigDict, steps: int, factors: list[float] | None = None) -> l
     return seen
 
 
-def by_hand(rates: list[dict[str, float]], decay_biases: bool = False) -> list[Any]:
-    """v <- 0.9 v - 0.0005 rate w - rate g; w <- w + v. Rates of conv1, weights and biases."""
+def by_hand(
+    rates: list[dict[str, float]], decay_biases: bool = False, trust: float = 0.0
+) -> list[Any]:
+    """v <- 0.9 v - 0.0005 rate w - rate g; w <- w + v. Rates of conv1, weights and biases.
+
+    With LARS's trust, the rate of a kernel is multiplied by trust |w| / |g + 0.0005 w|.
+    """
     params, seen = random_tree(0), [random_tree(0)]
     velocity = jax.tree.map(np.zeros_like, params)
     for step, rate in enumerate(rates):
@@ -59,6 +64,8 @@ def by_hand(rates: list[dict[str, float]], decay_biases: bool = False) -> list[A
                 which = ("conv1" if name == "conv1" else "weights") if weight else "biases"
                 eps, decay = rate[which], 0.0005 if weight or decay_biases else 0.0
                 w, v, g = params[name][kind], velocity[name][kind], gradients[name][kind]
+                if trust and weight:
+                    eps = eps * trust * np.linalg.norm(w) / np.linalg.norm(g + decay * w)
                 velocity[name][kind] = 0.9 * v - decay * eps * w - eps * g
                 if eps > 0:
                     params[name][kind] = w + velocity[name][kind]
@@ -87,6 +94,14 @@ def test_the_plateau_factor_multiplies_the_rate() -> None:
     found = run(optim_config(schedule="plateau"), 10, factors)
     rates = [{"conv1": 0.01 * f, "weights": 0.01 * f, "biases": 0.02 * f} for f in factors]
     assert fixtures.difference(found, by_hand(rates)) < 1e-8
+
+
+def test_lars() -> None:
+    """Algorithm 1 of arXiv 1708.03888: every kernel has a rate of its own, biases have not."""
+    config = optim_config(rule="lars", trust=0.02, learning_rate=2.0, bias_multiplier=0.01)
+    rates = [{"conv1": 2.0, "weights": 2.0, "biases": 0.02}] * 10
+    found = run(config.copy_and_resolve_references(), 100)[:11]
+    assert fixtures.difference(found, by_hand(rates, trust=0.02)) < 1e-8
 
 
 def test_source_freezes_conv1_at_once() -> None:
@@ -133,6 +148,12 @@ def rates_at(config: ConfigDict, steps: int, at: int) -> tuple[float, float, flo
         ("reconciled", {"schedule": "dexp"}, 250, (1e-2 / 6.29960525, 2e-2, 1e-2 / 6.29960525)),
         ("reconciled", {"schedule": "dexp"}, 500, (1e-2 / 39.6850263, 2e-3, 1e-2 / 39.6850263)),
         ("reconciled", {"schedule": "dexp"}, 750, (1e-2 / 250, 2e-3, 1e-2 / 250)),
+        # A twentieth of the run to come up to it, all alike.
+        ("reconciled", {"warmup": 0.05}, 0, (2e-4, 4e-4, 2e-4)),
+        ("reconciled", {"warmup": 0.05}, 24, (5e-3, 1e-2, 5e-3)),
+        ("reconciled", {"warmup": 0.05}, 49, (1e-2, 2e-2, 1e-2)),
+        ("reconciled", {"warmup": 0.05}, 270, (1e-3, 2e-3, 1e-3)),
+        ("paper", {"warmup": 0.5}, 249, (5e-3, 5e-3, 5e-3)),
     ],
 )
 def test_schedules(
