@@ -34,8 +34,8 @@ class Plain:
             deterministic: see `compiler_options`.
         """
         del deterministic  # it always is
-        products = self.products.get(precision, "float32")
-        return "bfloat16" if dtype == "bfloat16" else f"float32, products in {products}"
+        narrow = self.products.get(precision)
+        return f"float32, products in {narrow}" if narrow and dtype == "float32" else dtype
 
     products: ClassVar[Mapping[str, str]] = {}  # by precision, where they are less than float32
 

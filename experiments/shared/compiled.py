@@ -154,11 +154,16 @@ class Program:
         return found
 
     def collectives(self) -> list[Collective]:
-        """All communication, wherever it stands; what has no partner is none."""
+        """All communication, wherever it stands; what has no partner is none.
+
+        A TPU's reduce-scatter is a fusion of that name of an all-reduce and a slice.
+        """
         found = []
-        for inside in self.computations.values():
+        for name, inside in self.computations.items():
             for instruction in inside.values():
                 kind = instruction.kind.removesuffix("-start")
+                if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+                    kind = "reduce-scatter"
                 groups = _groups(instruction.line)
                 if kind not in COLLECTIVES or (groups and max(map(len, groups)) < 2):
                     continue

@@ -90,6 +90,12 @@ def test_who_has_no_partner_says_nothing() -> None:
     assert Program(text).collectives() == []
 
 
+def test_a_reduce_scatter_of_a_tpu() -> None:
+    entry = TEXT.index("ENTRY")
+    text = TEXT[:entry] + TEXT[entry:].replace("ENTRY %main.1", "%all-reduce-scatter.3")
+    assert [one.kind for one in Program(text).collectives()] == ["reduce-scatter"]
+
+
 def test_a_program_of_this_machine() -> None:
     """Two devices add what each made of its half."""
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
