@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -80,4 +81,20 @@ def mesh_of(config: ConfigDict) -> Mesh:
             f"--config.mesh.tower={mesh.shape['tower']}: this network is one tower "
             "(model.towers=1); set mesh.tower=1"
         )
+    keep_compiled(mesh.devices.flat[0].platform)
     return mesh
+
+
+def keep_compiled(platform: str) -> None:
+    """Lets the next start have what an accelerator's compiler makes, which takes minutes on a TPU.
+
+    In `$XDG_CACHE_HOME/alexnet_jax/compiled`, or where JAX_COMPILATION_CACHE_DIR says. Not on a
+    CPU: such a program is for one processor and may fail on another one that shares the directory.
+
+    Args:
+        platform: of the devices.
+    """
+    if platform == "cpu" or jax.config.jax_compilation_cache_dir is not None:
+        return
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(caches / "alexnet_jax" / "compiled"))
