@@ -94,7 +94,7 @@ def keep_compiled(platform: str) -> None:
     Args:
         platform: of the devices.
     """
-    if platform == "cpu" or jax.config.read("jax_compilation_cache_dir") is not None:
+    if platform == "cpu" or jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     jax.config.update("jax_compilation_cache_dir", str(caches / "alexnet_jax" / "compiled"))
