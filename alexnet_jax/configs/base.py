@@ -29,8 +29,8 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.optim.rule = "sgd"
     config.optim.trust = 0.001  # of 'lars': that proportion, at a rate of 1
     config.optim.warmup = 0.0  # share of the run in which the rates rise to their first values
-    # 'steps', 'plateau' (the paper's) or 'dexp' (of 2012's lab notes: down in more and smaller
-    # steps, the weights' rate to a 250th).
+    # 'steps', 'plateau' (the paper's), 'dexp' (of 2012's lab notes: down in more and smaller
+    # steps, the weights' rate to a 250th) or 'poly' (the square of what is left of the run).
     config.optim.schedule = "steps"
     config.optim.learning_rate = 0.01  # of the weights (section 5)
     config.optim.momentum = 0.9  # section 5

@@ -23,7 +23,7 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "precision": ("default", "high", "highest"),
     "optim.rule": ("sgd", "lars"),
-    "optim.schedule": ("steps", "plateau", "dexp"),
+    "optim.schedule": ("steps", "plateau", "dexp", "poly"),
     "data.lighting": ("sqrt", "eigenvalue", "none"),
     "data.lighting_on": ("host", "device"),
     "data.mean": ("centre", "aligned"),

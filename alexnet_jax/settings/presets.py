@@ -58,3 +58,17 @@ def set_drops(config: ConfigDict, *shares: float) -> None:
     config.optim.drops = shares
     if config.optim.bias_drops:
         config.optim.bias_drops = shares
+
+
+def large_steps(config: ConfigDict) -> None:
+    """Sets what lets a network learn in large steps, but not how large they are, nor the rate.
+
+    Batch norm before every ReLU for LRN, LARS, and a rate that rises and then falls to nothing: see
+    `configs.large_batch` for the sources.
+    """
+    config.model.norm = "batch_norm"
+    for name in ("conv1", "conv2", "conv3", "conv4", "conv5"):
+        pool = " pool" * ("pool" in config.model[name].after.split())
+        config.model[name].after = f"norm activation{pool}"
+    config.optim.rule, config.optim.schedule = "lars", "poly"
+    config.optim.warmup = 600 / 15_600

@@ -89,8 +89,11 @@ def schedules(optim: ConfigDict, steps: int) -> dict[str, optax.Schedule]:
         case "plateau":
             weights = optax.constant_schedule(rate)
             biases = optax.constant_schedule(bias_rate)
+        case "poly":  # to zero, as in the published large batches
+            left = optax.polynomial_schedule(1.0, 0.0, power=2, transition_steps=steps)
+            weights, biases = (_scaled(base, left) for base in (rate, bias_rate))
         case other:
-            raise ValueError(f"optim.schedule={other!r}: one of steps, plateau, dexp")
+            raise ValueError(f"optim.schedule={other!r}: one of steps, plateau, dexp, poly")
 
     weights, biases = (_risen(rate, optim.warmup, steps) for rate in (weights, biases))
     slow, frozen = optim.conv1_slow_after * steps, optim.conv1_frozen_after * steps
@@ -100,6 +103,10 @@ def schedules(optim: ConfigDict, steps: int) -> dict[str, optax.Schedule]:
         return jnp.where(step < frozen, lowered, 0.0)
 
     return {"weights": weights, "biases": biases, "conv1": conv1}
+
+
+def _scaled(rate: float, by: optax.Schedule) -> optax.Schedule:
+    return lambda step: rate * by(step)
 
 
 def _risen(rate: optax.Schedule, warmup: float, steps: int) -> optax.Schedule:

@@ -153,6 +153,16 @@ def rates_at(config: ConfigDict, steps: int, at: int) -> tuple[float, float, flo
         ("reconciled", {"warmup": 0.05}, 24, (5e-3, 1e-2, 5e-3)),
         ("reconciled", {"warmup": 0.05}, 49, (1e-2, 2e-2, 1e-2)),
         ("reconciled", {"warmup": 0.05}, 270, (1e-3, 2e-3, 1e-3)),
+        # The square of what is left, as in the published large batches.
+        ("reconciled", {"schedule": "poly"}, 0, (1e-2, 2e-2, 1e-2)),
+        ("reconciled", {"schedule": "poly"}, 500, (2.5e-3, 5e-3, 2.5e-3)),
+        ("reconciled", {"schedule": "poly"}, 999, (1e-8, 2e-8, 1e-8)),
+        (
+            "reconciled",
+            {"schedule": "poly", "warmup": 0.2},
+            99,
+            (0.901**2 / 2e2, 0.901**2 / 1e2, 0.901**2 / 2e2),
+        ),
         ("paper", {"warmup": 0.5}, 249, (5e-3, 5e-3, 5e-3)),
     ],
 )
@@ -172,7 +182,7 @@ def test_in_a_very_short_run_two_drops_fall_on_one_step_and_both_count() -> None
 
 
 def test_unknown_schedule() -> None:
-    with pytest.raises(ValueError, match=r"optim.schedule='cosine': one of steps, plateau, dexp"):
+    with pytest.raises(ValueError, match=r"optim.schedule='cosine': one of steps, plateau"):
         update_rule.schedules(optim_config(schedule="cosine"), 100)
 
 
