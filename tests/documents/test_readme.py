@@ -57,12 +57,13 @@ def test_the_speed_table_is_from_the_benchmark() -> None:
     medians = {row["key"]: row["images_per_second"]["median"] for row in found["rows"]}
     section = README.partition("## Speed")[2].partition("\n## ")[0]
     assert re.sub(r"experiments\.\w+", "experiments.step", found["command"]) in section
-    head, _, *lines = (line for line in section.splitlines() if line.startswith("|"))
+    table, _, rest = section.partition("\n\nImages a second")
+    head, _, *lines = (line for line in table.splitlines() if line.startswith("|"))
     sessions = ("training_128", "inference_32", "inference_1")
     assert len(head.split("|")) == 2 + 1 + len(sessions) and len(lines) >= 4
     for line in lines:
         name, *rates = (cell.strip() for cell in line.strip("|").split("|"))
-        starts = {"this network": "jax_1x1", "two towers": "jax_1x2", "plain": "jax_plain"}
+        starts = {"this network": "jax_1x1", "two towers": "jax_1x2"}
         starts |= {"PyTorch": "torch", "onnxruntime": "onnx"}
         (start,) = (key for word, key in starts.items() if name.startswith(word))
         for session, rate in zip(sessions, rates, strict=True):
@@ -70,7 +71,29 @@ def test_the_speed_table_is_from_the_benchmark() -> None:
             assert rate == (f"{max(of_start):,.1f}" if of_start else ""), (name, session)
     rows = {row["key"]: row for row in result("input/benchmark.json")["rows"]}
     (crops,) = (row for key, row in rows.items() if "host" in row["name"])
-    assert f"{crops['images_per_second']['median']:,.0f} crops a second" in section
+    assert f"{crops['images_per_second']['median']:,.0f} crops a second" in rest
+
+
+def test_the_table_of_compiled_programs() -> None:
+    """What is said to be now is what was compiled; what was before stands in the notes."""
+    programs = {
+        (row["target"], row["mesh"], row["batch"]): row
+        for row in result("ahead/ahead.json")["programs"]
+        if row["mode"] == "training" and row["dtype"] == "bfloat16"
+    }
+    h100, v5e, two = (
+        programs[key] for key in (("h100", "1x1", 1024), ("v5e", "1x1", 128), ("v5e", "1x2", 128))
+    )
+    now = [
+        f"{h100['moved'] / 1e9:.1f} GB moved, {h100['temporaries'] / 1e9:.1f} GB temporary",
+        f"{v5e['cycles'] / 1e6:.1f} M cycles",
+        f"{two['cycles'] / 1e6:.1f} M cycles",
+    ]
+    (line,) = (line for line in README.splitlines() if line.startswith("| now "))
+    assert [cell.strip() for cell in line.strip("|").split("|")][1:] == now
+    notes = (ROOT / "experiments/results/ahead/notes.md").read_text()
+    for number in ("54.7", "8.6", "23.3", "8.5"):
+        assert f" {number} " in notes
 
 
 def test_every_file_that_is_named_is_there() -> None:

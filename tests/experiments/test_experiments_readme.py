@@ -44,6 +44,7 @@ def result(path: str) -> dict[str, Any]:
         ("step", "step/benchmark.json"),
         ("step", "step/operators.json"),
         ("two_machines", "two_machines/two_machines.json"),
+        ("ahead", "ahead/ahead.json"),
         ("export", "export/benchmark.json"),
         ("seeds", "embedded/summary.json"),
         ("seeds", "fashion_mnist/summary.json"),
@@ -95,6 +96,25 @@ def test_the_table_of_the_step() -> None:
         for session, rate in zip(sessions, rates, strict=True):
             found = [v for key, v in medians.items() if key.startswith(f"{session}/{start}")]
             assert rate == (f"{max(found):,.1f}" if found else ""), (name, session)
+
+
+def test_the_table_of_the_compiled_programs() -> None:
+    """All training steps of the result."""
+    names = {"h100": "H100", "v5e": "TPU v5e"}
+    expected = [
+        [
+            names[row["target"]],
+            row["mesh"],
+            f"{row['batch']:,}",
+            f"{row['moved'] / 1e9:.2f}",
+            f"{row['temporaries'] / 1e9:.2f}",
+            f"{row['cycles'] / 1e6:.1f}" if row["cycles"] else "",
+            f"{sum(one['bytes'] for one in row['collectives']) / 1e6:,.1f}",
+        ]
+        for row in result("ahead/ahead.json")["programs"]
+        if row["mode"] == "training"
+    ]
+    assert table("ahead") == expected
 
 
 def test_the_table_of_the_exports() -> None:
