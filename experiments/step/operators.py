@@ -15,9 +15,9 @@ import optax
 from alexnet_jax.model import Network, make_mesh
 from alexnet_jax.model import operators as network_operators
 from alexnet_jax.model.cpu import convolution as cpu_convolution
-from alexnet_jax.model.cpu.normalization import local_response_norm as cpu_norm
 from alexnet_jax.model.cpu.portions import in_portions, portion
 from alexnet_jax.model.platforms import platform_of
+from alexnet_jax.model.tower import Tower
 from alexnet_jax.training.update_rule import update_rule
 from experiments.step import given, plain, ways_jax
 from experiments.step.contender import Arrays, Contender, Task, Way
@@ -93,7 +93,7 @@ def operators(network: Network) -> Iterator[Operator]:
                 }
                 yield Operator(
                     f"{conv.name} pooling",
-                    partial(network_operators.max_pool, **squares),
+                    partial(own_tower().max_pool, **squares),
                     partial(plain.max_pool, **squares),
                     shapes,
                 )
@@ -101,6 +101,11 @@ def operators(network: Network) -> Iterator[Operator]:
         shapes = ((inputs,), (inputs, units), (units,))
         products = 2.0 * inputs * units
         yield Operator(name, plain.dense, plain.dense, shapes, weights=2, flops=products)
+
+
+def own_tower() -> type[Tower]:
+    """What the devices' platform computes a tower with."""
+    return platform_of(make_mesh(1, 1)).tower
 
 
 def convolution(
@@ -125,7 +130,8 @@ def convolution(
 
 def local_response_norm(x: jax.Array, **constants: Any) -> jax.Array:
     """As the network has it on this machine."""
-    form = cpu_norm if at_once(x) < len(x) else network_operators.local_response_norm
+    in_cache = jax.default_backend() == "cpu" and at_once(x) >= len(x)
+    form = network_operators.local_response_norm if in_cache else own_tower().lrn
     return form(x, **constants)
 
 
