@@ -1,4 +1,8 @@
-"""LRN for accelerators: it keeps its input alone, and is wider than that in registers only."""
+"""LRN for a GPU: one pass each way, which keeps its input alone and is float32 in registers only.
+
+XLA fuses what reads arrays at fixed distances, but not a sum over neighbours of a sum over
+neighbours: so the way back starts from the maps themselves, shifted by up to four channels.
+"""
 
 from functools import partial, reduce
 
@@ -7,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet_jax.model.operators import LRN
+from alexnet_jax.model.operators import LRN, wide
 
 
 def local_response_norm(
@@ -30,7 +34,7 @@ def _forward(x: jax.Array, lrn: LRN, channels: int) -> tuple[jax.Array, jax.Arra
 
 def _backward(lrn: LRN, channels: int, x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     reach = lrn.size // 2
-    x = lax.optimization_barrier(x)  # or XLA keeps the way's sums, wide, for the way back
+    x = lax.optimization_barrier(x)  # or XLA would keep the sums of the way there
     values = _neighbours(x, 2 * reach, channels)
     gradients = _neighbours(gradient, reach, channels)
     squares = {at: _sum_of_squares(values, at, reach) for at in gradients}
@@ -53,10 +57,11 @@ def _neighbours(x: jax.Array, reach: int, channels: int) -> dict[int, jax.Array]
         there = lax.pad(x, jnp.zeros((), x.dtype), edges)
         if channels < x.shape[-1]:
             there = jnp.where((place + at >= 0) & (place + at < channels), there, 0)
-        found[at] = there.astype(jnp.promote_types(x.dtype, jnp.float32))
+        found[at] = there.astype(wide(x.dtype))
     return found
 
 
 def _sum_of_squares(values: dict[int, jax.Array], at: int, reach: int) -> jax.Array:
+    """Of the neighbours of the channel `at` further up."""
     near = [values[other] for other in range(at - reach, at + reach + 1)]
     return reduce(jnp.add, (value * value for value in near))

@@ -1,4 +1,4 @@
-"""Max pooling for accelerators: it keeps where each maximum was, a byte, and nothing else."""
+"""Max pooling for a GPU: it keeps where each maximum was, a byte, and nothing else."""
 
 from functools import partial
 
@@ -69,9 +69,10 @@ def _with_places(
         )
         here = x[:, rows, columns]
         if largest is None or places is None:
-            largest, places = here, jnp.zeros(here.shape, jnp.uint8)
+            kind = jnp.uint8 if window <= 16 else jnp.int32
+            largest, places = here, jnp.zeros(here.shape, kind)
         else:
-            places = jnp.where(here > largest, jnp.uint8(place), places)
+            places = jnp.where(here > largest, jnp.asarray(place, places.dtype), places)
             largest = jnp.maximum(here, largest)
     assert largest is not None and places is not None
     return largest, places
