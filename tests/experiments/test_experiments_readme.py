@@ -48,6 +48,7 @@ def result(path: str) -> dict[str, Any]:
         ("export", "export/benchmark.json"),
         ("seeds", "embedded/summary.json"),
         ("seeds", "fashion_mnist/summary.json"),
+        ("seeds", "embedded_large_batch/summary.json"),
         ("transfer", "transfer/summary.json"),
     ],
 )
@@ -165,3 +166,17 @@ def test_the_times_of_the_seeds() -> None:
     assert f"took {sum(seconds):.0f} seconds" in section("seeds")
     minutes = result("fashion_mnist/summary.json")["longest_seconds"] / 60
     assert f"took {minutes:.0f} minutes" in section("seeds")
+
+
+def test_the_errors_in_large_steps() -> None:
+    """Those of the five seeds, as they stand in the summaries, beside those of small steps."""
+    errors = {
+        name: [run["test"]["10"]["top1_error"] for run in result(f"{name}/summary.json")["runs"]]
+        for name in ("embedded", "embedded_large_batch")
+    }
+    *others, last = (f"{error:.2%}" for error in errors["embedded_large_batch"])
+    text = " ".join(section("seeds").split())
+    assert f"{', '.join(others)} and {last} top-1 error in ten views" in text
+    means = {name: sum(found) / len(found) for name, found in errors.items()}
+    assert f"{means['embedded_large_batch']:.2%} on average" in text
+    assert f"steps of 64 have {means['embedded']:.2%}" in text
