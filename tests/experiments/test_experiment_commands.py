@@ -280,7 +280,9 @@ def test_a_stop_lets_the_run_save(number_: signal.Signals, tmp_path: Path) -> No
     )
     program.chmod(0o755)
     code = (
-        f"import sys; sys.executable = {str(program)!r}\n"
+        f"import signal, sys; sys.executable = {str(program)!r}\n"
+        # A shell's background jobs begin with Ctrl-C ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from experiments.shared import command, runs\n"
         "command.start(lambda: runs.call('main'))"
     )
