@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +97,10 @@ def read(path: Path) -> ConfigDict:
         if not isinstance(fields, dict):
             raise ValueError("it is no JSON object")
         for name, value in LATER.items():
-            *rooms, field = name.split(".")
-            room = reduce(lambda inside, word: inside.get(word, {}), rooms, fields)
-            room.setdefault(field, value)
+            part, _, field = name.rpartition(".")
+            room = fields.get(part) if part else fields
+            if isinstance(room, dict):
+                room.setdefault(field, value)
         return _complete(ConfigDict(_tuples(fields)), path)
     except FileNotFoundError as error:
         raise ConfigError(

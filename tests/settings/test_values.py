@@ -225,9 +225,20 @@ def test_a_saved_value_of_another_kind_is_refused(
         settings.read(path)
 
 
+def test_a_saved_part_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    settings.save(configuration(), path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"optim": 3}))
+    with pytest.raises(settings.ConfigError, match=r"config.json"):
+        settings.read(path)
+
+
 def test_a_run_that_began_before_a_field_was_is_read(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     settings.save(configuration(), path)
     fields = json.loads(path.read_text())
-    path.write_text(json.dumps({k: v for k, v in fields.items() if k not in files.LATER}))
+    for name in files.LATER:
+        room, _, field = name.rpartition(".")
+        del (fields[room] if room else fields)[field]
+    path.write_text(json.dumps(fields))
     assert settings.read(path) == configuration()
