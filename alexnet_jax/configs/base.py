@@ -72,6 +72,9 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.data.lighting_until = 0.75  # share of the run, as in the lab notes
     config.data.lighting_divisor = 1.0  # of the image while lighting is on
     config.data.lighting_on = "host"  # or 'device': exact and faster
+    # That prepare batches, in every process; the batches are the same for any number. 0: one, or as
+    # many as there are cores where images are decoded in every epoch.
+    config.data.threads = 0
 
     # Of the activations, 'float32' or 'bfloat16'; parameters, LRN, loss and tests stay float32.
     config.dtype = "float32"

@@ -42,7 +42,7 @@ def training_stream(
     process_index: int = 0,
     process_count: int = 1,
     split: str = "train",
-    threads: int | None = None,
+    threads: int = 0,
 ) -> grain.IterDataset:
     """An endless stream of augmented batches.
 
@@ -65,7 +65,7 @@ def training_stream(
         process_index: which of the equal blocks of rows to cut, see `process_share`.
         process_count: how many such blocks the batch has.
         split: which split to train on.
-        threads: threads that prepare batches; the stream is the same for any number. None: one for
+        threads: threads that prepare batches; the stream is the same for any number. 0: one for
             arrays, more would only get in each other's way; all cores where images are decoded.
 
     Returns:
@@ -114,8 +114,7 @@ def training_stream(
             batch["offset"] = draws.offsets
         return batch
 
-    if threads is None:
-        threads = 1 if isinstance(images, np.ndarray) else cores()
+    threads = threads or (1 if isinstance(images, np.ndarray) else cores())
     # Numbers of batches, not of images: no epoch ends in a short batch, no example is dropped.
     return (
         grain.MapDataset.range(sys.maxsize)

@@ -123,7 +123,7 @@ class _Graph:
                 case "activation":
                     x = self.activation(x, name)
                 case "norm" if self.network.norm == "lrn":
-                    x = self.narrow(self.local_response_norm(self.widen(x), name))
+                    x = self.narrow(self.local_response_norm(self.widen(x), name, conv.width))
                 case "norm" if self.network.norm == "batch_norm":
                     x = self.narrow(self.batch_norm(self.widen(x), name, arrays))
                 case "within_map_norm":
@@ -163,17 +163,27 @@ class _Graph:
         kept = self.constant(f"{name}/kept", 1 - self.network.dropout)
         return self.add("Mul", f"{name}/dropout", x, kept)
 
-    def local_response_norm(self, x: str, name: str) -> str:
-        """LRN, by default inside a tower. ONNX divides alpha by the window's size."""
+    def local_response_norm(self, x: str, name: str, channels: int) -> str:
+        """LRN, by default inside a tower (section 3.3).
+
+        The sums over neighbours are a convolution by a band of alphas with the bias k:
+        onnxruntime's own LRN sums one channel after the other.
+        """
         net = self.network
-        window = net.lrn_size // 2 * 2 + 1
-        constants = {"alpha": net.lrn_alpha * window, "beta": net.lrn_beta, "bias": net.lrn_k}
-        if net.towers == 1 or net.lrn_across_towers:
-            return self.add("LRN", f"{name}/norm", x, size=window, **constants)
-        towers = [f"{name}/tower{tower}" for tower in range(net.towers)]
-        self.nodes.append(helper.make_node("Split", [x], towers, name=f"{name}/towers", axis=1))
-        normal = [self.add("LRN", f"{t}/norm", t, size=window, **constants) for t in towers]
-        return self.add("Concat", f"{name}/norm", *normal, axis=1)
+        groups = 1 if net.lrn_across_towers else net.towers
+        inputs = np.arange(channels // groups)
+        outputs = np.tile(inputs, groups)
+        band = np.abs(outputs[:, None] - inputs) <= net.lrn_size // 2
+        start = f"{name}/norm"
+        sums = self.add(
+            "Conv",
+            f"{start}/sums",
+            self.add("Mul", f"{start}/squares", x, x),
+            self.constant(f"{start}/band", net.lrn_alpha * band[..., None, None], wide=True),
+            self.constant(f"{start}/k", np.full(channels, net.lrn_k), wide=True),
+            group=groups,
+        )
+        return self.divide(start, x, sums, net.lrn_beta)
 
     def batch_norm(self, x: str, name: str, arrays: Arrays) -> str:
         """Batch norm by the running averages."""
@@ -185,16 +195,26 @@ class _Graph:
         """The mean of the 5x5 squares, zeros counted, is a 25th of the sum that
         `operators.within_map_norm` takes."""
         start = f"{name}/within_map_norm"
-        numbers = {"share": 0.001, "one": 1.0, "beta": 0.75}
-        share, one, beta = (
-            self.constant(f"{start}/{which}", value, wide=True) for which, value in numbers.items()
+        share, one = (
+            self.constant(f"{start}/{which}", value, wide=True)
+            for which, value in {"share": 0.001, "one": 1.0}.items()
         )
         squares = self.add("Mul", f"{start}/squares", x, x)
         window: dict[str, Any] = {"kernel_shape": [5, 5], "pads": [2] * 4, "count_include_pad": 1}
         means = self.add("AveragePool", f"{start}/means", squares, **window)
         shares = self.add("Mul", f"{start}/shares", means, share)
-        denominators = self.add("Add", f"{start}/denominators", shares, one)
-        return self.add("Div", start, x, self.add("Pow", f"{start}/powers", denominators, beta))
+        return self.divide(start, x, self.add("Add", f"{start}/sums", shares, one), 0.75)
+
+    def divide(self, name: str, x: str, sums: str, beta: float) -> str:
+        """x / sums^beta. A power of 3/4 is the product of a root and its root, both of which have
+        vector instructions."""
+        if beta == 0.75:
+            root = self.add("Sqrt", f"{name}/root", sums)
+            power = self.add("Mul", f"{name}/power", root, self.add("Sqrt", f"{name}/root2", root))
+        else:
+            beta_name = self.constant(f"{name}/beta", beta, wide=True)
+            power = self.add("Pow", f"{name}/power", sums, beta_name)
+        return self.add("Div", name, x, power)
 
     def pool(self, x: str, name: str, conv: Conv) -> str:
         """Max pooling (section 3.4)."""
@@ -213,7 +233,7 @@ def quantised(model: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.Mod
     """The model of `network_graph` with convolutions and fully connected layers in 8-bit integers.
 
     Weights have a scale for each kernel, or unit. Activations have one for each tensor, so that
-    their range over the calibration images just fits. The rest stays float32.
+    their range over the calibration images just fits. The rest stays float32: LRN's sums, too.
 
     Args:
         model: of `network_graph`, in float32.
@@ -240,6 +260,7 @@ def quantised(model: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.Mod
             quant_format=quantization.QuantFormat.QDQ,
             # ReLU is among them: what it cuts off takes no share of a range.
             op_types_to_quantize=["Conv", "Gemm", "Relu"],
+            nodes_to_exclude=[n.name for n in model.graph.node if n.name.endswith("/norm/sums")],
             per_channel=True,
         )
         found = onnx.load(path)

@@ -15,7 +15,7 @@ from alexnet_jax.settings.fields import flatten
 # network, other data or another update rule, which a checkpoint does not fit.
 FREE = (
     "epochs", "mesh.", "eval_batch_size", "log_every", "eval_every", "checkpoint_every",
-    "keep_checkpoints", "data.dir", "data.cache", "data.validation",
+    "keep_checkpoints", "data.dir", "data.cache", "data.validation", "data.threads",
 )  # fmt: skip
 
 
@@ -33,7 +33,13 @@ POSITIVE = (
     "keep_checkpoints", "data.size", "data.lighting_divisor", "optim.patience",
     "optim.learning_rate", "optim.trust", "accumulate",
 )  # fmt: skip
-NOT_NEGATIVE = ("optim.weight_decay", "optim.bias_multiplier", "data.holdout", "mesh.data")
+NOT_NEGATIVE = (
+    "optim.weight_decay",
+    "optim.bias_multiplier",
+    "data.holdout",
+    "data.threads",
+    "mesh.data",
+)
 # Of the run; 1 is its end.
 SHARES = (
     "optim.drops", "optim.bias_drops", "optim.conv1_slow_after", "optim.conv1_frozen_after",
@@ -42,7 +48,8 @@ SHARES = (
 # Of what any run could mean; steps and sizes are 32-bit numbers.
 AT_MOST = {
     "epochs": 1e6, "eval_every": 1e6, "checkpoint_every": 1e6, "data.size": 2**16 - 1,
-    "mesh.data": 2**12, "model.classes": 2**20, "model.fc6.width": 2**20, "model.fc7.width": 2**20,
+    "mesh.data": 2**12, "data.threads": 2**10,
+    "model.classes": 2**20, "model.fc6.width": 2**20, "model.fc7.width": 2**20,
     **{f"model.conv{number}.width": 2**13 for number in range(1, 7)},
 }  # fmt: skip
 LARGEST = {int: 2**31 - 1, float: 3.4e38}

@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 # Fields that came after the first runs, with what those did.
 LATER = {
     "precision": "default", "deterministic": False, "accumulate": 1, "optim.rule": "sgd",
-    "optim.trust": 0.001, "optim.warmup": 0.0,
+    "optim.trust": 0.001, "optim.warmup": 0.0, "data.threads": 0,
 }  # fmt: skip
 
 

@@ -50,6 +50,7 @@ def input_stream(
         process_index=index,
         process_count=count,
         split=config.data.train,
+        threads=config.data.threads,
     )
     return device_stream(stream, sharding)
 

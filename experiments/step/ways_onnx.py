@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from alexnet_jax.exchange.to_onnx import network_graph
 from alexnet_jax.model import Network
 from experiments.step import given
 from experiments.step.contender import Arrays, Contender, Failed, Params, Task, Way
-from experiments.step.work import flops, lrn_band
+from experiments.step.work import flops
 
 # What the exported graph has around the network: pixels to maps, minus the mean image; softmax.
 OUTSIDE = ("pixels/maps", "pixels/float", "input", "probabilities")
@@ -25,7 +25,7 @@ def start(task: Task) -> str:
 
 
 def ways(task: Task) -> list[Way]:
-    """Two: LRN by ONNX's own operator, and as a banded 1x1 convolution."""
+    """Two: LRN by ONNX's own operator, and by a band, as it is exported."""
     if task.kind != "inference":
         return []
     group = f"{task.kind}, batch {task.batch}"
@@ -93,8 +93,9 @@ def graph(network: Network, params: Params, batch: int, lrn: str) -> onnx.ModelP
     graph = model.graph
     keep(graph.node, [node for node in graph.node if node.name not in OUTSIDE])
     keep(graph.initializer, [array for array in graph.initializer if array.name != "mean_image"])
-    if lrn == "band":
-        keep(graph.node, list(with_bands(graph, network)))
+    if lrn == "window":
+        keep(graph.node, list(with_windows(graph, network)))
+        keep(graph.initializer, [array for array in graph.initializer if "/norm" not in array.name])
     images = helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, size, size])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, network.classes])
     keep(graph.input, [images])
@@ -109,44 +110,30 @@ def keep(field: Any, values: list[Any]) -> None:
     field.extend(values)
 
 
-def with_bands(graph: onnx.GraphProto, network: Network) -> Iterator[onnx.NodeProto]:
-    """The nodes with a 1x1 convolution of the squares, a band for each tower, in the place of LRN.
-
-    A layer is normalised by the nodes 'NAME/towers', 'NAME/tower0/norm' and so on, and 'NAME/norm',
-    or by the last alone. Constants are added to the graph.
-
-    Raises:
-        Failed: LRN has another exponent than that of the paper, of which roots are taken.
-    """
-    if network.lrn_beta != 0.75:
-        raise Failed(f"LRN by band takes roots: beta has to be 0.75, not {network.lrn_beta}")
-    maps: dict[str, str] = {}  # what is to be normalised, by the name of its layer
+def with_windows(graph: onnx.GraphProto, network: Network) -> Iterator[onnx.NodeProto]:
+    """The nodes with ONNX's own LRN, once for each tower, in the place of those that begin with
+    'NAME/norm'."""
     for node in graph.node:
         layer, _, part = node.name.partition("/")
-        if part == "towers" or part.endswith("norm"):
-            maps.setdefault(layer, node.input[0])
-            if part == "norm":
-                yield from band(graph, network, layer, maps[layer])
-        else:
+        if part == "norm/squares":
+            yield from windows(network, f"{layer}/norm", node.input[0])
+        elif not part.startswith("norm"):
             yield node
 
 
-def band(graph: onnx.GraphProto, network: Network, layer: str, x: str) -> Iterator[onnx.NodeProto]:
-    """The nodes that normalise the maps `x` of a layer."""
-    channels = network.convolutions()[layer].width
-    constants = {
-        f"{layer}/band": lrn_band(network, channels)[..., None, None],
-        f"{layer}/k": np.full(channels, network.lrn_k, np.float32),
+def windows(network: Network, name: str, x: str) -> Iterator[onnx.NodeProto]:
+    """The nodes that normalise the maps `x`. ONNX divides alpha by the window's size."""
+    size = network.lrn_size // 2 * 2 + 1
+    numbers = {
+        "size": size,
+        "alpha": network.lrn_alpha * size,
+        "beta": network.lrn_beta,
+        "bias": network.lrn_k,
     }
-    for name, value in constants.items():
-        graph.initializer.append(numpy_helper.from_array(value, name))
-
-    def node(operator: str, name: str, *inputs: str) -> onnx.NodeProto:
-        return helper.make_node(operator, inputs, [f"{layer}/{name}"], name=f"{layer}/{name}")
-
-    yield node("Mul", "squares", x, x)
-    yield node("Conv", "sums", f"{layer}/squares", *constants)
-    yield node("Sqrt", "root", f"{layer}/sums")
-    yield node("Sqrt", "fourth_root", f"{layer}/root")
-    yield node("Mul", "power", f"{layer}/root", f"{layer}/fourth_root")
-    yield node("Div", "norm", x, f"{layer}/power")
+    count = 1 if network.lrn_across_towers else network.towers
+    towers = [f"{name}/tower{tower}" for tower in range(count)]
+    normal = [f"{tower}/norm" for tower in towers]
+    yield helper.make_node("Split", [x], towers, name=f"{name}/towers", axis=1)
+    for tower, made in zip(towers, normal, strict=True):
+        yield helper.make_node("LRN", [tower], [made], name=made, **numbers)
+    yield helper.make_node("Concat", normal, [name], name=name, axis=1)

@@ -129,13 +129,13 @@ def test_half_precision_squares_in_float32() -> None:
     trained = loud()
     model = exporting.to_onnx(trained, "float16")
     nodes = {output: node for node in model.graph.node for output in node.output}
-    norms = [node for node in model.graph.node if node.op_type == "LRN"]
-    assert len(norms) == 4
-    for norm in norms:
-        split = nodes[norm.input[0]]
-        cast = nodes[split.input[0]]
-        assert (split.op_type, cast.op_type) == ("Split", "Cast")
-        assert cast.attribute[0].i == TensorProto.FLOAT
+    squares = [node for node in model.graph.node if node.name.endswith("norm/squares")]
+    assert len(squares) == 2
+    for node in squares:
+        cast = nodes[node.input[0]]
+        assert cast.op_type == "Cast" and cast.attribute[0].i == TensorProto.FLOAT
+    wide = [a for a in model.graph.initializer if a.name.endswith(("norm/band", "norm/k"))]
+    assert [array.data_type for array in wide] == [TensorProto.FLOAT] * 4
     kernels = [a for a in model.graph.initializer if a.name.endswith("kernel")]
     assert len(kernels) == 8
     assert {array.data_type for array in kernels} == {TensorProto.FLOAT16}
@@ -176,6 +176,9 @@ def test_int8(network: TrainedNetwork) -> None:
     model = exporting.to_onnx(network, "int8", others)
     nodes = {output: node for node in model.graph.node for output in node.output}
     layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    sums = [layer for layer in layers if layer.name.endswith("norm/sums")]
+    assert len(sums) == 2 and "DequantizeLinear" not in {nodes[s.input[0]].op_type for s in sums}
+    layers = [layer for layer in layers if layer not in sums]
     assert len(layers) == 8
     arrays = {array.name: array for array in model.graph.initializer}
     for layer in layers:

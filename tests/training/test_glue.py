@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import data_fixtures
 import glue_reference as expected
+import grain
 import jax
 import network_fixtures as fixtures
 import numpy as np
@@ -186,6 +187,19 @@ def test_no_lighting(where: str) -> None:
     for places, lit in zip(origins("source", *off), origins("source"), strict=True):
         assert places == [place._replace(shift=(0, 0, 0)) for place in lit]
     assert not any(batch["shift"].any() for batch in recorded("source", *off) if "shift" in batch)
+
+
+def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as were asked for prepare the same batches."""
+    asked, options = [], grain.ReadOptions
+    monkeypatch.setattr(
+        grain, "ReadOptions", lambda **given: asked.append(given) or options(**given)
+    )
+    fixed, three = recorded("paper"), recorded("paper", "data.threads=3")
+    assert [given["num_threads"] for given in asked][-1] == 3
+    for one, other in zip(fixed, three, strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
 
 
 # --- the step -------------------------------------------------------------------------------------
