@@ -2,19 +2,25 @@
 
 A library leaves signals alone, but for training's own stop (`stop_signals`). A process that is a
 command of this package takes them from its first moment on (`COMMAND`). The first signal raises
-`Stopped` in the main thread, so that files are closed or removed in order. What is still alive
-`SECONDS` later, and whatever is alive at the second signal, ends there: a thread sees to it, since
-C code that takes its time lets no handler run, and a library may swallow any exception. One
-sentence says what is kept.
+`Stopped` in the main thread, so that files are closed or removed in order: in this package's own
+code, since libraries in C++ call Python where an exception is the end of the process (an import, a
+comparison of keys), and a handler may run in any of it. What is still alive `SECONDS` later, and
+whatever is alive at the second signal, ends there: a thread sees to it, since C code that takes its
+time lets no handler run, and a library may swallow any exception. One sentence says what is kept.
 """
 
 import contextlib
+import opcode
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 WANTED = (signal.SIGTERM, signal.SIGINT)
+OWN = (__package__, "experiments", "__main__")
+NOP = opcode.opmap["NOP"]
+WAITS = ("threading", "queue", "selectors", "subprocess", "socket", "ssl")  # where others wait
 SECONDS = 1.4  # that a stop may take; with the end of the process it is less than two
 LATER = 0.05  # seconds until a stop that was swallowed is tried again
 
@@ -38,14 +44,16 @@ class Command:
         again: what the sentence ends with, such as '; give the same command again to resume'.
         output: the file descriptor where it is said.
         came: the first signal, 0 before.
+        watched: whether a thread sees to it that the process ends.
         said: whether the one sentence about how it ends has been said.
         code: the exit code that goes with it.
     """
 
     def __init__(self) -> None:
         self.kept, self.again, self.output, self.came = "nothing was done", "", 1, 0
-        self._taken = self._watched = self._patient = self._over = False
+        self._taken = self.watched = self._patient = self._over = False
         self._raised: object = None  # a weak reference to what was raised
+        self._due = False  # it will be raised as soon as a library has returned
         self._echoes = 0  # signals of this process to itself that the thread has yet to see
         self.said, self.code = False, 0
 
@@ -60,14 +68,14 @@ class Command:
         """From now on a signal raises `Stopped`, and a thread watches what becomes of it."""
         import threading
 
-        if not self._taken or self._watched:
+        if not self._taken or self.watched:
             return
         source, sink = os.pipe()
         if os.name == "posix":
             os.set_blocking(sink, False)
         signal.set_wakeup_fd(sink, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(source,), name="signals", daemon=True).start()
-        self._watched = True
+        self.watched = True
 
     def finish(self) -> None:
         """The command is over: signals change nothing while the interpreter ends."""
@@ -103,19 +111,34 @@ class Command:
             if os.name != "posix" or select.select([], [output], [], 0)[1]:
                 os.write(output, f"{text}\n".encode())
 
-    def _handle(self, number: int, frame: object) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         """In the main thread, as soon as that comes to it."""
-        del frame
-        if not self._watched:
+        if not self.watched:
             self._end(number, "")
-        if self._raised is None:
+        if self._raised is None and not self._due:
             self.came = self.came or number
-            self._raise(self.came)
+            own = frame
+            while own is not None and not _is_own(own):
+                own = own.f_back
+            if frame is own or frame is None or frame.f_globals.get("__name__") in WAITS:
+                self._raise()
+            elif own is not None:
+                self._due, own.f_trace = True, self._at
+                sys.settrace(lambda *_: None)
 
-    def _raise(self, number: int) -> None:
+    def _at(self, frame: FrameType, event: str, argument: object) -> Callable[..., object]:
+        """A trace function: raises `Stopped` in its frame, on the line after the call it was in."""
+        del argument
+        if event != "line" or frame.f_code.co_code[frame.f_lasti] != NOP:
+            self._raise()
+        return self._at  # the NOP of a `try` is in no `try`: what is around it would not be heard
+
+    def _raise(self) -> None:
         import weakref
 
-        stopped = Stopped(number, self.kept)
+        sys.settrace(None)
+        self._due = False
+        stopped = Stopped(self.came, self.kept)
         self._raised = weakref.ref(stopped, lambda _: self._swallowed())
         try:
             raise stopped
@@ -170,6 +193,12 @@ class Command:
         os._exit(128 + number)
 
 
+def _is_own(frame: FrameType) -> bool:
+    """Whether code of this program runs there, and none that stands for an operator."""
+    package = str(frame.f_globals.get("__name__")).partition(".")[0]
+    return package in OWN and not frame.f_code.co_name.startswith("__")
+
+
 def _later(seconds: float, function: Callable[..., object], *arguments: object) -> None:
     import threading
 
@@ -203,7 +232,7 @@ def stop_signals() -> Iterator[list[int]]:
 
     def catch(number: int, frame: object) -> None:
         del frame
-        if caught:
+        if caught and not COMMAND.watched:  # which ends here, then
             raise Stopped(number, unsaved)
         caught.append(number)
 

@@ -67,6 +67,29 @@ def main():
         finally:
             print("cleaned up")
 """
+LIBRARY = """
+library = {"__name__": "library", "time": time}
+exec('''
+def compare():  # called from C++, which an exception would end
+    try:
+        print("ready", flush=True)
+        for _ in range(7):
+            time.sleep(0.1)
+        print("compared")
+    except BaseException as error:
+        print("broken by", error)
+''', library)
+def main():
+    with cli.errors_in_one_line("all is kept", again="; go on"):
+        try:
+            library["compare"]()
+            try:
+                time.sleep(60)
+            finally:
+                print("left")
+        finally:
+            print("cleaned up")
+"""
 BUSY = """
 import hashlib
 def main():
@@ -111,6 +134,16 @@ def test_a_stop_that_is_swallowed_comes_again(number: signal.Signals) -> None:
     took, out, err = ended(process, number)
     assert took < 2 and err == ""
     assert out == f"cleaned up\nstopped by {number.name}: all is kept; go on\n"
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_library_is_left_first(number: signal.Signals) -> None:
+    """Where it calls Python an exception may be the end of the process; after it there is none."""
+    process = start(LIBRARY)
+    until_ready(process)
+    took, out, err = ended(process, number)
+    assert took < 2 and err == ""
+    assert out == f"compared\nleft\ncleaned up\nstopped by {number.name}: all is kept; go on\n"
 
 
 def test_c_code_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,13 +329,15 @@ def test_a_thread_that_fails_says_so_in_a_line() -> None:
 @pytest.fixture(scope="module")
 def commands(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """Each command as a user types it; OUT is a folder of its own for each time."""
-    run = write_run(tmp_path_factory.mktemp("endings") / "run")
+    root = tmp_path_factory.mktemp("endings")
+    run, trained = write_run(root / "run"), root / "trained"
+    tiny.train(trained, "--config.epochs=1")
     images = f"{tiny.root}/images"
     dataset = [f"--config.data.source=folder:{images}", "--config.data.dir=OUT"]
     of_run = [f"--workdir={run}", images]
     return {
         "train": ["main", "--workdir=OUT/w", f"--config={tiny.config}", "--config.epochs=20"],
-        "evaluate": ["main", f"--workdir={run}", "--mode=evaluate", *dataset],
+        "evaluate": ["main", f"--workdir={trained}", "--mode=evaluate", *dataset],
         "describe": ["main", "--mode=describe"],
         "prepare": ["prepare", f"--source=folder:{images}", "--out=OUT/c", "--size=64"],
         "predict": ["predict", *of_run, "--figure=OUT/p.png"],
