@@ -44,6 +44,14 @@ def small_config(
     return settings.override(config, assignments)
 
 
+def apart(network: Network, *names: str) -> Network:
+    """The network with layers that see their own tower alone."""
+    layers = {name: getattr(network, name) for name in names}
+    return dataclasses.replace(
+        network, **{k: dataclasses.replace(v, communicates=False) for k, v in layers.items()}
+    )
+
+
 def random_params(network: Network, seed: int = 0) -> Tree:
     """Float64 parameters with the network's standard deviations; biases spread as well."""
     rng = np.random.default_rng(seed)

@@ -7,7 +7,7 @@ the arrays.
 """
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,7 @@ def forward(
     masks: Mapping[str, np.ndarray] | None = None,
     *,
     released: bool = False,
+    apart: Collection[str] = (),
     lrn_alpha: float = 0.0001 / 5,
 ) -> torch.Tensor:
     """The logits of (N, S, S, 3) images.
@@ -76,6 +77,7 @@ def forward(
         params: the layers conv1 to conv5 and fc6 to fc8.
         images: in the precision of `params`.
         masks: of dropout, in training; at test everything is halved instead (section 4.2).
+        apart: of conv3, fc6 and fc7 those that see their own tower alone (`layers-150.cfg`).
         released: the order and the extra norm of `layers-145.cfg`, not those of the paper.
         lrn_alpha: of each squared response.
     """
@@ -86,13 +88,16 @@ def forward(
     x = pool(norm(x)).relu() if released else pool(norm(x.relu()))
     x = norm(convolution(x, params["conv2"], groups=2, padding=2).relu())
     x = pool(within_map_norm(x) if released else x)
-    x = convolution(x, params["conv3"], padding=1).relu()
+    x = convolution(x, params["conv3"], 2 if "conv3" in apart else 1, padding=1).relu()
     x = convolution(x, params["conv4"], groups=2, padding=1).relu()
     x = convolution(x, params["conv5"], groups=2, padding=1)
     x = pool(x).relu() if released else pool(x.relu())
-    x = x.permute(0, 2, 3, 1).flatten(1)
+    x = x.permute(0, 2, 3, 1)
     for name in ("fc6", "fc7"):
-        x = (x @ params[name]["kernel"] + params[name]["bias"]).relu()
+        towers = 2 if name in apart else 1
+        pairs = zip(x.chunk(towers, -1), params[name]["kernel"].chunk(towers, -1), strict=True)
+        x = torch.cat([own.flatten(1) @ kernel for own, kernel in pairs], -1)
+        x = (x + params[name]["bias"]).relu()
         x = x * 0.5 if masks is None else x * torch.tensor(masks[name]).to(x.dtype)
     return x @ params["fc8"]["kernel"] + params["fc8"]["bias"]
 

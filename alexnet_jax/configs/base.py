@@ -29,9 +29,11 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.optim.rule = "sgd"
     config.optim.trust = 0.001  # of 'lars': that proportion, at a rate of 1
     config.optim.warmup = 0.0  # share of the run in which the rates rise to their first values
-    # 'steps', 'plateau' (the paper's), 'dexp' (of 2012's lab notes: down in more and smaller
-    # steps, the weights' rate to a 250th) or 'poly' (the square of what is left of the run).
+    # 'steps', 'plateau' (the paper's), of 2012's lab notes 'dexp' (in more and smaller steps) and
+    # 'exp' (a little at every step), or 'poly' (the square of what is left of the run).
     config.optim.schedule = "steps"
+    # 'dexp' and 'exp': the weights' last rate, as a share of learning_rate (layer-params-170.cfg).
+    config.optim.final_share = 0.004
     config.optim.learning_rate = 0.01  # of the weights (section 5)
     config.optim.momentum = 0.9  # section 5
     config.optim.weight_decay = 0.0005  # section 5
@@ -64,6 +66,7 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.data.test = "validation"
     config.data.holdout = 0.0  # training images set aside as the split 'validation'; < 1: a share
     config.data.flip = True  # section 4.1, the first form of augmentation
+    config.data.crop = True  # the same: training crops lie anywhere; False: in the centre
     config.data.last_offset = True  # 33 x 33 crops (convdata_jpeg.py:239); False: the printed 32
     config.data.mean = "centre"  # centre crop of the mean image (convdata_jpeg.py:95), or 'aligned'
     # 'sqrt' of the eigenvalues (convdata_jpeg.py:155-179); 'eigenvalue': as printed, for pixels

@@ -12,7 +12,7 @@ from alexnet_jax.configs import base
 from alexnet_jax.settings import presets, scaling
 
 
-def get_config(preset: str = "reconciled") -> ConfigDict:
+def get_config(preset: str = "reconciled", *, conv: float = 1 / 4, fc: int = 1024) -> ConfigDict:
     """Returns the configuration, in one of the three readings of `presets`."""
     config = base.get_config(preset)
     config.batch_size = 128
@@ -29,7 +29,7 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.model.input_size = 28
     config.model.conv1.kernel, config.model.conv1.stride = 5, 1
     config.model.conv1.padding = (2, 2)
-    scaling.shrink(config.model, conv=1 / 4, fc=1024)
+    scaling.shrink(config.model, conv=conv, fc=fc)
 
     presets.set_drops(config, 0.62, 0.87)
     return config

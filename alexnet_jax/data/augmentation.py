@@ -32,7 +32,13 @@ class Draws:
         return Draws(self.offsets[rows], self.alphas[rows])
 
 
-def draw(rng: np.random.Generator, batch_size: int, positions: int, flip: bool = True) -> Draws:
+def draw(
+    rng: np.random.Generator,
+    batch_size: int,
+    positions: int,
+    flip: bool = True,
+    crop: bool = True,
+) -> Draws:
     """Draws a batch's crops, flips and lighting.
 
     Everything is drawn whether it is used or not: without flips, or once lighting is over, the
@@ -43,8 +49,11 @@ def draw(rng: np.random.Generator, batch_size: int, positions: int, flip: bool =
         batch_size: B.
         positions: crop positions along each side (33 for 224 from 256, see `crop_positions`).
         flip: whether half of the images are mirrored.
+        crop: whether crops are taken anywhere; if not, from the centre.
     """
     corners = rng.integers(0, positions, (batch_size, 2), dtype=np.int32)
+    if not crop:
+        corners[:] = positions // 2
     mirrored = rng.integers(0, 2, batch_size, dtype=np.int32) * flip
     alphas = rng.normal(0.0, LIGHTING_STD, (batch_size, 3))
     return Draws(np.column_stack([corners, mirrored]), alphas)

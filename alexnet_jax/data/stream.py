@@ -38,6 +38,7 @@ def training_stream(
     lighting_on: Literal["host", "device"] = "host",
     last_offset: bool = True,
     flip: bool = True,
+    crops: bool = True,
     with_offsets: bool = False,
     process_index: int = 0,
     process_count: int = 1,
@@ -61,6 +62,7 @@ def training_stream(
             sends the shift along.
         last_offset: 33 crop positions a side as in the released code, not 32 as the paper counts.
         flip: mirror half of the images.
+        crops: cut them anywhere, not always from the centre.
         with_offsets: yield the offsets too (for the mean under each crop, as the paper has it).
         process_index: which of the equal blocks of rows to cut, see `process_share`.
         process_count: how many such blocks the batch has.
@@ -92,7 +94,8 @@ def training_stream(
         return _generator(seed, -1 - epoch).permutation(len(images))
 
     def load(step: int) -> Batch:
-        draws = augmentation.draw(_generator(seed, step), batch_size, positions, flip).rows(rows)
+        rng = _generator(seed, step)
+        draws = augmentation.draw(rng, batch_size, positions, flip, crops).rows(rows)
         places = step * batch_size + np.arange(batch_size)[rows]
         epochs, within = np.divmod(places, len(images))
         indices = np.concatenate(

@@ -144,9 +144,10 @@ class _Graph:
             maps: (H, W, -1) if its inputs are flattened maps. The parameters' order of them is
                 rows, columns, channels; the graph's is channels, rows, columns.
         """
-        kernel = np.asarray(arrays["kernel"])
+        kernel, units = np.asarray(arrays["kernel"]), arrays["kernel"].shape[-1]
+        if not self.network.sees_all(name):
+            kernel = with_zeros(kernel, maps, self.network.towers)
         if maps is not None:
-            units = kernel.shape[-1]
             kernel = kernel.reshape(*maps, units).transpose(2, 0, 1, 3).reshape(-1, units)
         kernel_name = self.constant(f"{name}/kernel", kernel)
         bias_name = self.constant(f"{name}/bias", arrays["bias"])
@@ -227,6 +228,22 @@ class _Graph:
             strides=[self.network.pool_stride] * 2,
             pads=[before, before, after, after],
         )
+
+
+def with_zeros(kernel: np.ndarray, maps: tuple[int, ...] | None, towers: int) -> np.ndarray:
+    """The kernel of a layer that sees its own tower, as one that sees all.
+
+    Args:
+        kernel: (I / towers, units).
+        maps: (H, W, -1) if its inputs are flattened maps.
+        towers: of the network.
+    """
+    height, width = (1, 1) if maps is None else maps[:2]
+    apart = kernel.reshape(height * width, -1, towers, kernel.shape[-1] // towers)
+    whole = np.zeros((*apart.shape[:1], towers, *apart.shape[1:]), kernel.dtype)
+    for tower in range(towers):
+        whole[:, tower, :, tower] = apart[:, :, tower]
+    return whole.reshape(-1, kernel.shape[-1])
 
 
 def quantised(model: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.ModelProto:

@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from alexnet_jax.model import operators
@@ -71,14 +72,17 @@ class AlexNet(nn.Module):
         if images.dtype == jnp.float32:  # the float64 of a test stays what it is
             images = images.astype(self.dtype)
         x, stages = self._convolutions(images, mesh, masks is not None, intermediates)
-        x = exchanged(x, mesh)
+        first, *following = [*net.hidden(), "fc8"]
+        x = exchanged(x, mesh) if net.sees_all(first) else x
         *_, (last, conv) = net.convolutions().items()
         if "dropout" in conv.after.split():
             mask = None if masks is None else masks.get(last)
             x = stages[f"{last}/dropout"] = operators.dropout(x, mask, net.dropout)
 
-        for name, dense in net.hidden().items():
-            x = stages[name] = TowerDense(dense.width, dense.std, dense.bias, mesh, name=name)(x)
+        for (name, dense), following_name in zip(net.hidden().items(), following, strict=True):
+            sees = 1 if dense.communicates else net.towers
+            layer = TowerDense(dense.width, dense.std, dense.bias, mesh, sees, name=name)
+            x = stages[name] = layer(x)
             for word in dense.after.split():
                 if word == "dropout":
                     mask = None if masks is None else masks.get(name)
@@ -86,7 +90,7 @@ class AlexNet(nn.Module):
                 else:
                     x = operators.ACTIVATIONS[net.activation](x)
                 stages[f"{name}/{word}"] = x
-            x = exchanged(x, mesh)
+            x = exchanged(x, mesh) if net.sees_all(following_name) else x
 
         fc8 = TowerDense(net.classes, net.fc8_std, net.fc8_bias, mesh, wide=True, name="fc8")
         logits = stages["fc8"] = fc8(x)
@@ -203,7 +207,8 @@ class Kernels(nn.Module):
 
 
 class TowerDense(nn.Module):
-    """A fully connected layer: each tower computes its half of the units from all of the inputs.
+    """A fully connected layer: each tower computes its half of the units, from all of the inputs or
+    from its own.
 
     A width that does not halve (an odd number of classes) is computed whole by both.
     """
@@ -212,17 +217,38 @@ class TowerDense(nn.Module):
     std: float
     bias: float
     mesh: Mesh
+    groups: int = 1  # of inputs and units, that see nothing of each other
     wide: bool = False  # float32 comes out, whatever goes in
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(N, ...) to (N, width)."""
-        shape = (math.prod(x.shape[1:]), self.width)
+        shape = (math.prod(x.shape[1:]) // self.groups, self.width)
         kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
         bias = self.param("bias", nn.initializers.constant(self.bias), (self.width,))
         own = spec_of((self.width,), self.mesh.shape["tower"])
-        if self.mesh.shape["tower"] == 1:  # maps are kept as such for the towers alone
-            x = x.reshape(x.shape[0], -1)
-        units = operators.add_bias(operators.dense(x, kernel), bias)
+        if self.groups > 1:
+            units = self._apart(x, kernel)
+        else:
+            if self.mesh.shape["tower"] == 1:  # maps are kept as such for the towers alone
+                x = x.reshape(x.shape[0], -1)
+            units = operators.dense(x, kernel)
+        units = operators.add_bias(units, bias)
         units = units if self.wide else units.astype(x.dtype)
         return constrain(units, self.mesh, PartitionSpec("data", *own))
+
+    def _apart(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """The products of groups that lie on the tower axis, side by side where it is 1."""
+        count = self.groups // self.mesh.shape["tower"]
+
+        def own(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            kernels = jnp.split(lax.pcast(kernel, "data", to="varying"), count, axis=1)
+            inputs = [part.reshape(len(x), -1) for part in jnp.split(x, count, axis=-1)]
+            return jnp.concatenate(list(map(operators.dense, inputs, kernels)), axis=1)
+
+        images = PartitionSpec("data", *(None,) * (x.ndim - 2), "tower")
+        units = PartitionSpec(None, "tower")
+        out = PartitionSpec("data", "tower")
+        return jax.shard_map(own, mesh=self.mesh, in_specs=(images, units), out_specs=out)(
+            x, kernel
+        )

@@ -27,12 +27,13 @@ class Conv:
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """A fully connected layer, which sees both towers. A width of 0 takes the layer out."""
+    """A fully connected layer. A width of 0 takes the layer out."""
 
     width: int  # units, in both towers together
     std: float = 0.01  # of the initial weights
     bias: float = 1.0  # initial
     after: str = "activation dropout"  # what follows, in order; words of `AFTER_DENSE`
+    communicates: bool = True  # sees both towers; not in 2012's net #150 (layers-150.cfg)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,8 +172,9 @@ class Network:
         ]
 
     def sees_all(self, name: str) -> bool:
-        """Whether a layer's kernels see all channels: both towers' maps, or the image."""
-        return name == "conv1" or self.convolutions()[name].communicates
+        """Whether a layer sees all that comes to it: both towers, or the image."""
+        every: dict[str, Conv | Dense] = {**self.convolutions(), **self.hidden()}
+        return name in ("conv1", "fc8") or every[name].communicates
 
     def hidden(self) -> dict[str, Dense]:
         """The fully connected layers before the last that are there."""

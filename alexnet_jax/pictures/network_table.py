@@ -39,7 +39,8 @@ def network_table(network: Network) -> str:
             kernels = f"{kernel[3]} of {kernel[0]}x{kernel[1]}x{kernel[2]}{stride}"
             sees = "the image" if number == 0 else "both" if layer.communicates else "own tower"
         else:
-            kernels, sees = f"{kernel[1]} of {kernel[0]}", "both"
+            kernels = f"{kernel[1]} of {kernel[0]}"
+            sees = "both" if network.sees_all(name) else "own tower"
             after = hidden[name].after if name in hidden else after
         words = {"activation": network.activation.replace("relu", "ReLU"), "norm": network.norm}
         then = ", ".join(words.get(word, word.replace("_", " ")) for word in after.split())

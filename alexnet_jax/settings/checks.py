@@ -23,7 +23,7 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "precision": ("default", "high", "highest"),
     "optim.rule": ("sgd", "lars"),
-    "optim.schedule": ("steps", "plateau", "dexp", "poly"),
+    "optim.schedule": ("steps", "plateau", "dexp", "exp", "poly"),
     "data.lighting": ("sqrt", "eigenvalue", "none"),
     "data.lighting_on": ("host", "device"),
     "data.mean": ("centre", "aligned"),
@@ -31,7 +31,7 @@ CHOICES = {
 POSITIVE = (
     "batch_size", "epochs", "eval_batch_size", "log_every", "eval_every", "checkpoint_every",
     "keep_checkpoints", "data.size", "data.lighting_divisor", "optim.patience",
-    "optim.learning_rate", "optim.trust", "accumulate",
+    "optim.learning_rate", "optim.trust", "optim.final_share", "accumulate",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "optim.weight_decay",
@@ -43,7 +43,7 @@ NOT_NEGATIVE = (
 # Of the run; 1 is its end.
 SHARES = (
     "optim.drops", "optim.bias_drops", "optim.conv1_slow_after", "optim.conv1_frozen_after",
-    "optim.warmup", "data.lighting_until",
+    "optim.warmup", "optim.final_share", "data.lighting_until",
 )  # fmt: skip
 # Of what any run could mean; steps and sizes are 32-bit numbers.
 AT_MOST = {

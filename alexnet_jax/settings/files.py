@@ -17,7 +17,9 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 # Fields that came after the first runs, with what those did.
 LATER = {
     "precision": "default", "deterministic": False, "accumulate": 1, "optim.rule": "sgd",
-    "optim.trust": 0.001, "optim.warmup": 0.0, "data.threads": 0,
+    "optim.trust": 0.001, "optim.final_share": 0.004, "optim.warmup": 0.0,
+    "data.threads": 0, "data.crop": True,
+    "model.fc6.communicates": True, "model.fc7.communicates": True,
 }  # fmt: skip
 
 
@@ -97,8 +99,10 @@ def read(path: Path) -> ConfigDict:
         if not isinstance(fields, dict):
             raise ValueError("it is no JSON object")
         for name, value in LATER.items():
-            part, _, field = name.rpartition(".")
-            room = fields.get(part) if part else fields
+            *parts, field = name.split(".")
+            room: Any = fields
+            for part in parts:
+                room = room.get(part) if isinstance(room, dict) else None
             if isinstance(room, dict):
                 room.setdefault(field, value)
         return _complete(ConfigDict(_tuples(fields)), path)

@@ -46,6 +46,7 @@ def input_stream(
         lighting_on=config.data.lighting_on,
         last_offset=config.data.last_offset,
         flip=config.data.flip,
+        crops=config.data.crop,
         with_offsets=config.data.mean == "aligned",
         process_index=index,
         process_count=count,

@@ -84,8 +84,12 @@ def schedules(optim: ConfigDict, steps: int) -> dict[str, optax.Schedule]:
             weights = _divided(rate, 10.0, optim.drops, steps)
             biases = _divided(bias_rate, 10.0, optim.bias_drops, steps)
         case "dexp":  # weights / 250 in four steps, biases / 10 in two (layer-params-170.cfg)
-            weights = _divided(rate, 250 ** (1 / 3), (0.25, 0.5, 0.75), steps)
+            by = (1 / optim.final_share) ** (1 / 3)
+            weights = _divided(rate, by, (0.25, 0.5, 0.75), steps)
             biases = _divided(bias_rate, 10.0, (0.5,), steps)
+        case "exp":
+            falling = optax.exponential_decay(1.0, steps, optim.final_share)
+            weights, biases = _scaled(rate, falling), _divided(bias_rate, 10.0, (0.5,), steps)
         case "plateau":
             weights = optax.constant_schedule(rate)
             biases = optax.constant_schedule(bias_rate)
@@ -93,7 +97,7 @@ def schedules(optim: ConfigDict, steps: int) -> dict[str, optax.Schedule]:
             left = optax.polynomial_schedule(1.0, 0.0, power=2, transition_steps=steps)
             weights, biases = (_scaled(base, left) for base in (rate, bias_rate))
         case other:
-            raise ValueError(f"optim.schedule={other!r}: one of steps, plateau, dexp, poly")
+            raise ValueError(f"optim.schedule={other!r}: one of steps, plateau, dexp, exp, poly")
 
     weights, biases = (_risen(rate, optim.warmup, steps) for rate in (weights, biases))
     slow, frozen = optim.conv1_slow_after * steps, optim.conv1_frozen_after * steps

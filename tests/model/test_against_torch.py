@@ -30,10 +30,19 @@ def released(network: Network) -> Network:
     )
 
 
-@pytest.mark.parametrize("order", ["printed", "released"])
+READINGS: dict[str, dict[str, Any]] = {
+    "printed": {},
+    "released": {"released": True},
+    "fc6 apart": {"apart": ("fc6",)},
+    "never talking": {"apart": ("conv3", "fc6", "fc7")},
+}
+
+
+@pytest.mark.parametrize("order", READINGS)
 def test_small_network_in_float64(reference: ModuleType, order: str) -> None:
     """Logits, loss and every gradient in training, and the logits at test."""
-    network = fixtures.small_network()
+    reading = READINGS[order]
+    network = fixtures.apart(fixtures.small_network(), *reading.get("apart", ()))
     if order == "released":
         network = released(network)
     params = fixtures.random_params(network)
@@ -47,9 +56,9 @@ def test_small_network_in_float64(reference: ModuleType, order: str) -> None:
 
     tensors = reference.tensors(params)
     expected_logits, expected_loss, expected_gradients = reference.loss_and_gradients(
-        tensors, images, labels, masks, released=order == "released"
+        tensors, images, labels, masks, **reading
     )
-    expected_at_test = reference.forward(tensors, images, released=order == "released")
+    expected_at_test = reference.forward(tensors, images, **reading)
     assert fixtures.difference(logits, expected_logits.detach()) < EXACT
     assert fixtures.difference(at_test, expected_at_test.detach()) < EXACT
     assert fixtures.difference(loss, expected_loss.detach()) < EXACT

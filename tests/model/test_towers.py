@@ -37,13 +37,13 @@ def placed(model: AlexNet, params: Any, *batch: Any) -> tuple[Any, ...]:
 
 
 @functools.cache
-def once(data: int, tower: int, classes: int) -> dict[str, Any]:
+def once(data: int, tower: int, classes: int, *apart: str) -> dict[str, Any]:
     """Everything that one step computes, and the logits at test, on a mesh.
 
     In float64: in float32 two almost equal pixels under a pool change places now and then, from one
     order of summation to another, and a gradient with them.
     """
-    network = fixtures.small_network(classes=classes)
+    network = fixtures.apart(fixtures.small_network(classes=classes), *apart)
     model = AlexNet(network, make_mesh(data, tower))
     with jax.enable_x64(True):
         params, images, labels, masks = placed(
@@ -126,6 +126,14 @@ def test_every_mesh_computes_the_same(mesh: tuple[int, int], classes: int) -> No
     """Outputs, loss and every gradient; 13 classes do not halve, so both towers have all of fc8."""
     found, expected = once(*mesh, classes), once(1, 1, classes)
     assert np.abs(expected["logits"]).max() > 0.1
+    for name, value in expected.items():
+        assert fixtures.difference(found[name], value) < 1e-8, name
+
+
+@pytest.mark.parametrize("apart", [("fc6",), ("conv3", "fc6", "fc7")], ids=",".join)
+def test_towers_that_talk_less_compute_the_same_on_a_mesh(apart: tuple[str, ...]) -> None:
+    """fc6 alone is given nothing, or nothing is given but what fc8 sees."""
+    found, expected = once(2, 2, 12, *apart), once(1, 1, 12, *apart)
     for name, value in expected.items():
         assert fixtures.difference(found[name], value) < 1e-8, name
 
@@ -222,16 +230,8 @@ def collectives(program: str) -> list[Collective]:
     return sorted(found)
 
 
-@pytest.mark.parametrize(
-    "network",
-    [Network(), Network(classes=999), Network(fc7=Dense(2048))],
-    ids=["full", "odd number of classes", "narrow fc7"],
-)
-def test_the_towers_speak_four_times(network: Network) -> None:
-    """Section 3.2: "the GPUs communicate only in certain layers": into conv3, fc6, fc7 and fc8.
-
-    A narrower fc7 tells the gather of fc6's units, into fc7, from that of fc7's, into fc8.
-    """
+def program_at_test(network: Network) -> str:
+    """The compiled text for two devices with a tower each, and two images."""
     model = AlexNet(network, make_mesh(1, 2))
     images = jax.ShapeDtypeStruct(
         (2, 224, 224, 3), jnp.float32, sharding=NamedSharding(model.mesh, IMAGES)
@@ -242,7 +242,20 @@ def test_the_towers_speak_four_times(network: Network) -> None:
         shapes,
         shardings(shapes, model.mesh),
     )
-    program = jax.jit(model.apply).lower(variables, images).compile().as_text()
+    return jax.jit(model.apply).lower(variables, images).compile().as_text()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [Network(), Network(classes=999), Network(fc7=Dense(2048))],
+    ids=["full", "odd number of classes", "narrow fc7"],
+)
+def test_the_towers_speak_four_times(network: Network) -> None:
+    """Section 3.2: "the GPUs communicate only in certain layers": into conv3, fc6, fc7 and fc8.
+
+    A narrower fc7 tells the gather of fc6's units, into fc7, from that of fc7's, into fc8.
+    """
+    program = program_at_test(network)
     fc7 = network.fc7.width
     assert collectives(program) == sorted([
         ("all-gather", (2, 13, 13, 128), (2, 13, 13, 256)),
@@ -250,6 +263,12 @@ def test_the_towers_speak_four_times(network: Network) -> None:
         ("all-gather", (2, 2048), (2, 4096)),
         ("all-gather", (2, fc7 // 2), (2, fc7)),
     ])  # fmt: skip
+
+
+def test_towers_that_never_talk() -> None:
+    """2012's net #150: fc8 alone sees both."""
+    program = program_at_test(fixtures.apart(Network(), "conv3", "fc6", "fc7"))
+    assert collectives(program) == [("all-gather", (2, 2048), (2, 4096))]
 
 
 def test_the_search_for_collectives_finds_them() -> None:

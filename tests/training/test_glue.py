@@ -141,6 +141,14 @@ def test_flips_may_be_switched_off() -> None:
         assert places == [place._replace(mirrored=0) for place in as_drawn]
 
 
+def test_crops_may_be_switched_off() -> None:
+    """The same images, flips and colours, and every crop from the centre."""
+    central = origins("source", "data.crop=false")
+    for places, as_drawn in zip(central, origins("source"), strict=True):
+        top = left = (SIZE - configuration("source").model.input_size) // 2
+        assert places == [place._replace(top=top, left=left) for place in as_drawn]
+
+
 def test_the_seed_and_the_split_are_those_of_the_configuration() -> None:
     """Another seed cuts other crops; another split has other images."""
     other_seed = recorded("source", "seed=6", count=1)[0]

@@ -148,6 +148,14 @@ def rates_at(config: ConfigDict, steps: int, at: int) -> tuple[float, float, flo
         ("reconciled", {"schedule": "dexp"}, 250, (1e-2 / 6.29960525, 2e-2, 1e-2 / 6.29960525)),
         ("reconciled", {"schedule": "dexp"}, 500, (1e-2 / 39.6850263, 2e-3, 1e-2 / 39.6850263)),
         ("reconciled", {"schedule": "dexp"}, 750, (1e-2 / 250, 2e-3, 1e-2 / 250)),
+        ("reconciled", {"schedule": "dexp", "final_share": 0.002}, 750, (2e-5, 2e-3, 2e-5)),
+        (
+            "reconciled",
+            {"schedule": "exp", "final_share": 0.01},
+            499,
+            (0.01**1.499, 2e-2, 0.01**1.499),
+        ),
+        ("reconciled", {"schedule": "exp", "final_share": 0.01}, 500, (1e-3, 2e-3, 1e-3)),
         # A twentieth of the run to come up to it, all alike.
         ("reconciled", {"warmup": 0.05}, 0, (2e-4, 4e-4, 2e-4)),
         ("reconciled", {"warmup": 0.05}, 24, (5e-3, 1e-2, 5e-3)),

@@ -2,7 +2,7 @@
 
 A source is opened by a short text, the `data.source` field of the configuration:
 
-    embedded[/full|/tiny]             dead-leaves images that the package draws itself
+    embedded[/full|/tiny|/hard]       dead-leaves images that the package draws itself
     fashion_mnist                     TFDS if prepared there, else Debian's IDX files
     idx:DIR                           any folder with MNIST's four IDX files
     tfds:NAME[/config][:version]      any prepared TFDS image-classification dataset

@@ -5,9 +5,9 @@ there to be ignored: the object's outline, size, place and shading, the light, a
 occluding discs and rectangles whose radii follow a 1/r^3 law, which gives it the statistics of
 natural images (Ruderman 1997; Lee, Mumford and Huang 2001, "Occlusion models for natural images").
 
-Image ``index`` of a split is a function of (split, index) alone, whoever draws it, so the dataset
-is the same from one worker or from many. NumPy and OpenCV are all this file needs, and it is run
-by its path in fresh processes (see `stream`): importing it must stay cheap.
+Image ``index`` of a split is a function of (look, split, index) alone, whoever draws it, so the
+dataset is the same from one worker or from many. NumPy and OpenCV are all this file needs, and it
+is run by its path in fresh processes (see `stream`): importing it must stay cheap.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,15 +27,13 @@ PATTERNS = ("stripes-vertical", "stripes-horizontal", "checks", "dots", "plain")
 # Mean and standard deviation of the hue, in degrees.
 FAMILIES = {"red": (0, 11), "yellow": (52, 8), "green": (125, 15), "blue": (225, 15)}
 CLASSES = tuple(f"{family}-{pattern}" for family in FAMILIES for pattern in PATTERNS)
-# A split's number seeds its images: renumbering, or changing SEED, makes another dataset.
+# A split's number seeds its images: renumbering makes another dataset.
 SPLITS = {"train": 0, "validation": 1, "test": 2}
-SEED = 2012
 
 # The knobs. Lengths are in pixels where the shorter side has UNIT of them; `draw` scales them.
 UNIT = 128
 SHORTER_SIDE = (128, 192)  # of the stored picture, real pixels
 ASPECT = (1.0, 1.4)  # longer over shorter side; lying or standing, half of the pictures each
-OBJECT_SIZE = (0.65, 0.9)  # bounding diameter over the shorter side; mean width is 0.8 of it
 OUTLINE = 0.07  # size of the wobble of the outline, per harmonic
 PERIOD = (7.0, 11.0)  # of the pattern; an 11x11 kernel should see it, and JPEG not blur it away
 EDGE = (1.0, 2.5)  # width of the pattern's edges
@@ -42,11 +41,8 @@ PLAIN_BLUR = (1.0, 6.0)  # standard deviation, of the edge between a plain objec
 DUTY = 0.4  # most that the ink is broadened or thinned, in amplitudes of its wave
 PLAIN_SIZE = (0.65, 0.9)  # of the coloured part of a plain object, over its bounding diameter
 TILT = 4.0  # standard deviation of the pattern's tilt, degrees
-CONTRAST = 0.5  # least difference of luma between a pattern's two colours, of 1
 LEAVES = 130  # behind the object
 LEAF_RADIUS = (7.0, 70.0)
-FRONT_LEAVES = (0, 2)  # over the object
-FRONT_RADIUS = (4.0, 9.0)
 VIVID = 0.7  # greatest saturation of a leaf
 BRIGHT = (0.15, 0.75)  # value of a leaf, from the darkest to the brightest
 TEXTURED = 0.3  # share of leaves with a rough surface
@@ -55,6 +51,22 @@ SHADE = 0.4  # the object's shading: its gain runs from 1 - SHADE to 1 + SHADE, 
 CAST = 0.05  # standard deviation of the log gain of each colour channel
 GRAIN = 3  # roughness of every surface, in 1/255 of its brightness
 QUALITY = 90  # of the JPEG
+
+
+class Look(NamedTuple):
+    """How well the object is seen. Changing a number, or the seed, makes another dataset."""
+
+    seed: int
+    object_size: tuple[float, float]  # bounding diameter over the shorter side; width: 0.8 of it
+    contrast: float  # least difference of luma between a pattern's two colours, of 1
+    front_leaves: tuple[int, int]  # over the object, at least and at most
+    front_radius: tuple[float, float]
+
+
+LOOKS = {
+    "easy": Look(2012, (0.65, 0.9), 0.5, (0, 2), (4.0, 9.0)),
+    "hard": Look(2013, (0.4, 0.65), 0.35, (4, 10), (3.0, 12.0)),
+}
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 _MAX_WORKERS = 16  # past that the process which writes the files is the slower side
@@ -65,9 +77,9 @@ def label_of(index: int) -> int:
     return index % len(CLASSES)
 
 
-def generator(split: str, index: int) -> np.random.Generator:
-    """The random numbers of one image, from (SEED, split, index) alone."""
-    seed = np.random.SeedSequence([SEED, SPLITS[split], index])
+def generator(split: str, index: int, look: str = "easy") -> np.random.Generator:
+    """The random numbers of one image, from the look's seed, split and index alone."""
+    seed = np.random.SeedSequence([LOOKS[look].seed, SPLITS[split], index])
     return np.random.Generator(np.random.Philox(seed))
 
 
@@ -78,21 +90,22 @@ def hsv_to_rgb(hue: ArrayLike, saturation: ArrayLike, value: ArrayLike) -> np.nd
     return value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))
 
 
-def draw(split: str, index: int) -> tuple[np.ndarray, int]:
+def draw(split: str, index: int, look: str = "easy") -> tuple[np.ndarray, int]:
     """Draws one image.
 
     Args:
         split: 'train', 'validation' or 'test'.
         index: number of the image in its split, from 0. Any number is allowed.
+        look: a name of `LOOKS`.
 
     Returns:
         The picture, RGB uint8 ``[height, width, 3]`` with a shorter side of 128 to 192 pixels and
         the object within the central square; and its label, 0..19, an index of `CLASSES`.
 
     Raises:
-        KeyError: if there is no such split.
+        KeyError: if there is no such split, or look.
     """
-    rng, label = generator(split, index), label_of(index)
+    rng, label, style = generator(split, index, look), label_of(index), LOOKS[look]
     family, pattern = divmod(label, len(PATTERNS))
     side = int(rng.integers(SHORTER_SIDE[0], SHORTER_SIDE[1] + 1))
     height = width = side
@@ -110,16 +123,17 @@ def draw(split: str, index: int) -> tuple[np.ndarray, int]:
     # Longer pictures get more leaves, so that they are covered as well.
     count = round(LEAVES * height * width / side**2)
     draw_leaves(canvas, rng, everywhere, count, LEAF_RADIUS, scale)
-    box = _object_box(rng, height, width, side)
-    _draw_object(canvas, rng, box, family, pattern, scale)
-    front = int(rng.integers(FRONT_LEAVES[0], FRONT_LEAVES[1] + 1))
-    draw_leaves(canvas, rng, box, front, FRONT_RADIUS, scale)
+    box = _object_box(rng, height, width, side, style.object_size)
+    _draw_object(canvas, rng, box, family, pattern, scale, style.contrast)
+    least, most = style.front_leaves
+    front = int(rng.integers(least, most + 1))
+    draw_leaves(canvas, rng, box, front, style.front_radius, scale)
     return light(canvas, rng, scale), label
 
 
-def encode(split: str, index: int) -> bytes:
+def encode(split: str, index: int, look: str = "easy") -> bytes:
     """The image of `draw` as a JPEG file's bytes."""
-    picture = cv2.cvtColor(draw(split, index)[0], cv2.COLOR_RGB2BGR)
+    picture = cv2.cvtColor(draw(split, index, look)[0], cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     if not done:
         raise RuntimeError(f"OpenCV could not encode image {index} of split {split!r} as JPEG")
@@ -158,9 +172,11 @@ def draw_leaves(
             cv2.fillConvexPoly(canvas, corners[i], paints[i], cv2.LINE_AA, shift=3)
 
 
-def _object_box(rng: np.random.Generator, height: int, width: int, side: int) -> np.ndarray:
+def _object_box(
+    rng: np.random.Generator, height: int, width: int, side: int, sizes: tuple[float, float]
+) -> np.ndarray:
     """A square [[x0, y0], [x1, y1]], whole pixels, within the picture's central square."""
-    size = int(side * rng.uniform(*OBJECT_SIZE))
+    size = int(side * rng.uniform(*sizes))
     corner = np.array([(width - side) // 2, (height - side) // 2])
     corner = corner + rng.integers(0, side - size + 1, 2)
     return np.stack([corner, corner + size])
@@ -173,12 +189,13 @@ def _draw_object(
     family: int,
     pattern: int,
     scale: float,
+    contrast: float,
 ) -> None:
     """Paints the object of a class into its ``box`` of ``canvas``."""
     (left, top), (right, bottom) = box.tolist()
     size = right - left
     mask = _outline(rng, size)
-    colour, other = _colours(rng, family)
+    colour, other = _colours(rng, family, contrast)
     ink = _ink(rng, PATTERNS[pattern], size, scale)
     shade = _slope(rng, size, size, SHADE)
     # Row by row the mixture is colour * ink + other * (1 - ink); the fourth channel is roughness.
@@ -204,18 +221,20 @@ def _outline(rng: np.random.Generator, size: int) -> np.ndarray:
     return mask.astype(np.float32) / 255
 
 
-def _colours(rng: np.random.Generator, family: int) -> tuple[np.ndarray, np.ndarray]:
+def _colours(
+    rng: np.random.Generator, family: int, contrast: float
+) -> tuple[np.ndarray, np.ndarray]:
     """The family's colour and a near-neutral grey of quite another brightness, RGB 0..255."""
     mean, spread = list(FAMILIES.values())[family]
     hue, saturation = rng.normal(mean, spread), rng.uniform(0.65, 1.0)
     colour = hsv_to_rgb(hue, saturation, rng.uniform(0.6, 1.0))
     luma = _LUMA @ colour
     # Lighter or darker, whichever has room; where both have, by lot.
-    lighter, darker = max(0.0, 1 - luma - CONTRAST), max(0.0, luma - CONTRAST)
+    lighter, darker = max(0.0, 1 - luma - contrast), max(0.0, luma - contrast)
     if rng.random() * (lighter + darker) < lighter or darker == 0:
-        value = rng.uniform(min(luma + CONTRAST, 0.95), 1.0)
+        value = rng.uniform(min(luma + contrast, 0.95), 1.0)
     else:
-        value = rng.uniform(0.02, max(luma - CONTRAST, 0.05))
+        value = rng.uniform(0.02, max(luma - contrast, 0.05))
     other = hsv_to_rgb(rng.uniform(0, 360), rng.uniform(0, 0.1), value)
     return 255 * colour, 255 * other
 
@@ -283,7 +302,9 @@ def default_workers() -> int:
     return min(len(allowed(0)) if allowed else os.cpu_count() or 1, _MAX_WORKERS)
 
 
-def stream(split: str, count: int, workers: int | None = None) -> Iterator[tuple[bytes, int]]:
+def stream(
+    split: str, count: int, workers: int | None = None, look: str = "easy"
+) -> Iterator[tuple[bytes, int]]:
     """Draws images 0..count-1 of a split and yields (JPEG bytes, label) in that order.
 
     Worker ``w`` of ``n`` draws images w, w + n, w + 2n ..., and the pipes are read in turn. The
@@ -295,30 +316,34 @@ def stream(split: str, count: int, workers: int | None = None) -> Iterator[tuple
         split: 'train', 'validation' or 'test'.
         count: number of images.
         workers: processes to start; None for one a core; 0 draws in this process.
+        look: a name of `LOOKS`.
 
     Raises:
-        KeyError: if there is no such split.
+        KeyError: if there is no such split, or look.
         RuntimeError: if a worker dies; the message ends with what it printed.
     """
-    _ = SPLITS[split]
+    _ = SPLITS[split], LOOKS[look]
     workers = min(default_workers() if workers is None else workers, count)
     # A short job is done before a worker has started; no interpreter: Python is embedded.
     if workers == 0 or count < 64 or not sys.executable:
         for index in range(count):
-            yield encode(split, index), label_of(index)
+            yield encode(split, index, look), label_of(index)
         return
     with contextlib.ExitStack() as stack:
-        pool = [stack.enter_context(_worker(split, w, count, workers)) for w in range(workers)]
+        ranges = [(start, count, workers) for start in range(workers)]
+        pool = [stack.enter_context(_worker(split, *images, look)) for images in ranges]
         for index in range(count):
             yield pool[index % workers](), label_of(index)
 
 
 @contextlib.contextmanager
-def _worker(split: str, start: int, stop: int, step: int) -> Iterator[Callable[[], bytes]]:
+def _worker(
+    split: str, start: int, stop: int, step: int, look: str
+) -> Iterator[Callable[[], bytes]]:
     """Starts a process that draws ``range(start, stop, step)``; gives a function that reads one."""
     # -P keeps this file's folder off the import path, where its neighbours could hide a library.
     command = [sys.executable, "-P", os.path.abspath(__file__), split]
-    command += [str(start), str(stop), str(step)]
+    command += [str(start), str(stop), str(step), look]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
@@ -346,11 +371,11 @@ def _worker(split: str, start: int, stop: int, step: int) -> Iterator[Callable[[
 
 
 def main(arguments: list[str]) -> None:
-    """Worker: SPLIT START STOP STEP; writes each JPEG to stdout after its length, as uint32."""
-    split, (start, stop, step) = arguments[0], map(int, arguments[1:])
+    """Worker: SPLIT START STOP STEP LOOK; writes each JPEG to stdout after its length, a uint32."""
+    split, (start, stop, step), look = arguments[0], map(int, arguments[1:4]), arguments[4]
     cv2.setNumThreads(1)
     for index in range(start, stop, step):
-        data = encode(split, index)
+        data = encode(split, index, look)
         sys.stdout.buffer.write(struct.pack("<I", len(data)) + data)
     sys.stdout.buffer.flush()
 

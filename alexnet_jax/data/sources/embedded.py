@@ -36,6 +36,7 @@ class EmbeddedConfig(tfds.core.BuilderConfig):
         train: images in the training split; 20 classes take turns, so multiples of 20 balance.
         validation: images in the validation split.
         test: images in the test split.
+        look: how well the object is seen, see `dead_leaves.LOOKS`.
         workers: processes that draw; None for one a core, 0 for none but this. No image depends
             on it.
     """
@@ -43,6 +44,7 @@ class EmbeddedConfig(tfds.core.BuilderConfig):
     train: int = 6000
     validation: int = 1000
     test: int = 2000
+    look: str = "easy"
     workers: int | None = None
 
 
@@ -63,6 +65,13 @@ class EmbeddedImages(tfds.core.GeneratorBasedBuilder):
             train=200,
             validation=40,
             test=40,
+        ),
+        EmbeddedConfig(
+            name="hard",
+            description="4000 + 1000 + 4000 images, 120 MB; the object small and half hidden.",
+            train=4000,
+            test=4000,
+            look="hard",
         ),
     ]
 
@@ -85,7 +94,8 @@ class EmbeddedImages(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         # Encoded bytes: TFDS needs TensorFlow to encode an array.
         config = self.builder_config
-        images = dead_leaves.stream(split, getattr(config, split), config.workers)
+        count = getattr(config, split)
+        images = dead_leaves.stream(split, count, config.workers, config.look)
         for index, (image, label) in enumerate(images):
             yield index, {"image": image, "label": label}
 

@@ -1,0 +1,126 @@
+"""What the paper says, each sentence a command with its result.
+
+    python -m experiments.claims                     the table of all claims
+    python -m experiments.claims lrn depth           these, tried
+    python -m experiments.claims all --seeds=3       all of them
+
+A claim is tried on small networks, as many times as there are seeds; every number has its 95%
+interval over seeds, and runs that share a seed are compared with each other. The verdict is "seen",
+"not seen", "the opposite", or "cannot be told at this scale". No test image chooses anything.
+Finished runs stand in runs.jsonl of the folder of the results and are not trained again: started
+again with the same `--out`, the command goes on. Writes NAME.json and NAME.png of every claim that
+was tried, and claims.md, the page of all that are there.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alexnet_jax.settings.fields import nearest
+from experiments.claims import page, picture
+from experiments.claims.catalogue import CLAIMS
+from experiments.claims.claim import Claim
+from experiments.claims.statistics import difference, mean, verdict
+from experiments.claims.training import Trainer
+from experiments.shared.command import (
+    PUBLISHED,
+    Flags,
+    Results,
+    add_fields,
+    fields,
+    listing,
+    number,
+    start,
+)
+
+CONFIGS = "embedded_hard,fashion_mnist_small"
+GREY = ("fashion_mnist_small", "fashion_mnist")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags."""
+    flags = Flags("claims", __doc__)
+    add = flags.add_argument
+    add("names", nargs="*", metavar="NAME", help="Claims to try, or all.")
+    add("--config", type=listing(), default=CONFIGS, help="Networks and data to try them on.")
+    add("--seeds", type=number(1), help="Runs of every network; each claim has its own number.")
+    add_fields(flags)
+    arguments = flags.parse(argv)
+    if arguments.names == ["all"]:
+        arguments.names = list(CLAIMS)
+    for name in arguments.names:
+        if name not in CLAIMS:
+            near = nearest(name, CLAIMS)
+            flags.error(f"{name}: no such claim{near} There are {', '.join(CLAIMS)}")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Tries claims, or shows what was found."""
+    arguments = parse(argv)
+    if not arguments.names:
+        print(page.listing(read(arguments.out or PUBLISHED / "claims")))
+        return
+    results = Results("claims", arguments, ("scipy",))
+    results.path("runs.jsonl")
+    for config in arguments.config:
+        trainer = Trainer(results.folder, config, fields(arguments))
+        for name in arguments.names:
+            claim = CLAIMS[name]
+            if claim.colours and config in GREY:
+                continue
+            seeds = range(arguments.seeds or claim.seeds)
+            found = results.made_by() | judge(claim, trainer, seeds)
+            path = results.path(f"{name}.json")
+            whole = json.loads(path.read_text()) if path.exists() else {}
+            whole[config] = found | {"load_average": results.made_by()["load_average"]}
+            results.write(f"{name}.json", whole)
+            print(page.paragraph(claim, whole))
+            picture.draw(claim, whole, results.path(f"{name}.png"))
+    every = read(results.folder)
+    results.write("claims.md", page.page(every))
+    results.finish()
+
+
+def judge(claim: Claim, trainer: Trainer, seeds: Sequence[int]) -> dict[str, Any]:
+    """Trains what a claim needs on one dataset, compares and judges."""
+    runs = trainer.runs(claim.arms, seeds, weights=claim.weights)
+    arms = {}
+    for name, change in claim.arms.items():
+        assignments = trainer.assignments(change)
+        errors = {views: [run.error(views) for run in runs[name]] for views in (1, 10)}
+        arms[name] = {
+            "command": trainer.command(assignments),
+            "error": {str(views): mean(of)._asdict() for views, of in errors.items()},
+            "errors": {str(views): of for views, of in errors.items()},
+            "training_loss_at_the_end": [run.training[-1][1] for run in runs[name]],
+        }
+    comparisons = [
+        {
+            **vars(comparison),
+            "difference": difference(comparison)._asdict(),
+            "verdict": verdict(comparison),
+        }
+        for comparison in claim.compare(runs)
+    ]
+    test = next(iter(runs.values()))[0].test[1]
+    return {
+        "dataset": trainer.config.data.source,
+        "test_images": test["examples"],
+        "seeds": list(seeds),
+        "arms": arms,
+        "comparisons": comparisons,
+        "extra": claim.extra(runs) if claim.extra else [],
+    }
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was found of each claim, by configuration."""
+    files = {name: folder / f"{name}.json" for name in CLAIMS}
+    return {name: json.loads(path.read_text()) for name, path in files.items() if path.is_file()}
+
+
+if __name__ == "__main__":
+    start(main)

@@ -1,0 +1,33 @@
+"""What trained networks say of the test images."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+import alexnet_jax
+from alexnet_jax.data.dataset import ensure_cache
+from alexnet_jax.evaluation.trained_network import TrainedNetwork
+from experiments.claims.claim import Run
+
+
+def network(run: Run) -> TrainedNetwork:
+    """The network of a run."""
+    return alexnet_jax.load(run.workdir)
+
+
+def test_images(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Images, uint8 (N, S, S, 3), and labels, (N,)."""
+    data = network(run).config.data
+    cache = ensure_cache(data.source, data.size, data.dir, data.holdout, data.cache)
+    return cache.images[data.test], np.asarray(cache.labels[data.test])
+
+
+def wrong(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The top-1 error in percent."""
+    return 100 * float(np.mean(probabilities.argmax(axis=1) != labels))
+
+
+def probabilities(runs: Sequence[Run]) -> list[np.ndarray]:
+    """Of each run, in ten views of the test images, (N, classes)."""
+    images, _ = test_images(runs[0])
+    return [network(run).predict(images, ten_views=True, batch_size=128) for run in runs]

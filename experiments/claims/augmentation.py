@@ -1,0 +1,37 @@
+"""What are crops, flips and lighting worth (section 4.1)?"""
+
+from ml_collections import ConfigDict
+
+from experiments.claims.claim import Claim, errors, unchanged
+
+
+def no_flips(config: ConfigDict) -> None:
+    """Training crops are never mirrored."""
+    config.data.flip = False
+
+
+def no_crops(config: ConfigDict) -> None:
+    """Training crops all lie in the centre."""
+    config.data.crop = False
+
+
+def neither(config: ConfigDict) -> None:
+    """The first form of augmentation is left out."""
+    no_flips(config)
+    no_crops(config)
+
+
+CLAIM = Claim(
+    name="augmentation",
+    section="4.1",
+    sentence="Without crops and flips the network overfits",
+    in_2012='"substantial overfitting" (no log of it is left)',
+    arms={
+        "crops and flips": unchanged,
+        "no flips": no_flips,
+        "no crops": no_crops,
+        "neither": neither,
+    },
+    compare=errors(1 / 20, views=1),
+    caveat="in one view: ten views of a network that saw central crops alone are new to it",
+)

@@ -1,0 +1,111 @@
+"""What a claim is: networks that differ in one thing, and what is compared of them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+Change = Callable[[ConfigDict], None]  # of a configuration, in place
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What became of a training run.
+
+    Attributes:
+        seed: of its weights, masks and order of images.
+        test: the last row of its metrics for each number of views, 1 and 10: `top1_error`, ...
+        training: of every interval (step, loss, top1_error), means over its images.
+        workdir: where it lies, with its weights.
+    """
+
+    seed: int
+    test: Mapping[int, Mapping[str, float]]
+    training: Sequence[tuple[int, float, float]]
+    workdir: Path
+
+    def error(self, views: int = 10) -> float:
+        """Top-1 error of the test split, in percent."""
+        return 100 * self.test[views]["top1_error"]
+
+
+Runs = Mapping[str, Sequence[Run]]  # of each arm, in the order of their seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Numbers of two arms, seed by seed.
+
+    Attributes:
+        what: is compared, for a table: 'without LRN'.
+        unit: of the numbers: '% wrong'.
+        base: one number a seed.
+        other: of the same seeds.
+        sign: 1 if the claim is that `other` is larger, -1 if that it is smaller.
+        size: of the difference that the claim amounts to, in the same unit; smaller ones are none.
+    """
+
+    what: str
+    unit: str
+    base: Sequence[float]
+    other: Sequence[float]
+    sign: int
+    size: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper, as something that can turn out to be wrong.
+
+    Attributes:
+        name: of the command.
+        section: of the paper.
+        sentence: what is claimed, in our words.
+        in_2012: what was found then.
+        arms: the networks that are trained: what each changes of the configuration. The first is
+            what the others are compared with.
+        compare: what is compared.
+        caveat: what a reader has to know.
+        seeds: how many runs of each arm.
+        extra: sentences about what else was seen.
+        weights: the trained weights are looked at, and not the errors alone.
+        colours: images without colours say nothing of it.
+    """
+
+    name: str
+    section: str
+    sentence: str
+    in_2012: str
+    arms: Mapping[str, Change]
+    compare: Callable[[Runs], list[Comparison]]
+    caveat: str = ""
+    seeds: int = 5
+    extra: Callable[[Runs], list[str]] | None = None
+    weights: bool = False
+    colours: bool = False
+
+
+def unchanged(config: ConfigDict) -> None:
+    """The network as it is."""
+
+
+def errors(size: float, views: int = 10, sign: int = 1) -> Callable[[Runs], list[Comparison]]:
+    """Compares the test errors of every arm with those of the first.
+
+    Args:
+        size: of the claimed difference, as a share of the error of the first.
+        views: 1 or 10.
+        sign: 1 if the others should be worse.
+    """
+
+    def compare(runs: Runs) -> list[Comparison]:
+        (_, first), *others = runs.items()
+        base = [run.error(views) for run in first]
+        least = size * sum(base) / len(base)
+        return [
+            Comparison(name, "% wrong", base, [run.error(views) for run in of], sign, least)
+            for name, of in others
+        ]
+
+    return compare

@@ -1,0 +1,64 @@
+"""Does one tower of conv1 learn colours and the other none, in every run (section 6.1, Figure 3)?
+
+The share of colour of a kernel is that of its squared weights off the grey axis (see
+`alexnet_jax.pictures.colour`). What is compared with the difference between the towers' means is
+what chance gives: the same kernels dealt to two towers at random.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.pictures import colour
+from experiments.claims import answers
+from experiments.claims.claim import Claim, Comparison, Run, Runs, unchanged
+
+DEALS, SEED = 2000, 0
+
+
+def towers(run: Run) -> dict[str, Any]:
+    """What `colour.measure` finds, and the difference that chance gives."""
+    network = answers.network(run)
+    kernel = np.asarray(network.variables["params"]["conv1"]["kernel"])
+    found = colour.measure(kernel, network.viewer.model.network.towers)
+    shares = np.concatenate([tower["kernels"] for tower in found["towers"]])
+    dealt = np.random.default_rng(SEED).permuted(np.tile(shares, (DEALS, 1)), axis=1)
+    halves = dealt.reshape(DEALS, 2, -1).mean(axis=2)
+    return found | {"by chance": float(np.abs(halves[:, 0] - halves[:, 1]).mean())}
+
+
+def compare(runs: Runs) -> list[Comparison]:
+    """The difference between the towers, against that of a random deal."""
+    (every,) = runs.values()
+    found = [towers(run) for run in every]
+    base = [one["by chance"] for one in found]
+    own = [one["difference"] for one in found]
+    return [Comparison("share of colour, tower from tower", "of 1", base, own, 1, 0.2)]
+
+
+def extra(runs: Runs) -> list[str]:
+    """How often the towers differ."""
+    (every,) = runs.values()
+    found = [towers(run) for run in every]
+    differ = sum(one["p"] < 0.05 for one in found)
+    means = [sorted(tower["mean"] for tower in one["towers"]) for one in found]
+    grey, coloured = np.mean(means, axis=0)
+    return [
+        f"In {differ} of {len(found)} runs the towers differ by more than one random deal in "
+        f"twenty would. On average the greyer one has a share of colour of {grey:.2f}, the other "
+        f"of {coloured:.2f} (0 is grey, 2/3 random weights)."
+    ]
+
+
+CLAIM = Claim(
+    name="kernels",
+    section="6.1, Figure 3",
+    sentence="In every run one tower's first kernels are largely of colours, the other's of none",
+    in_2012='"every run"; H. Tamura (2024): in most, not in all',
+    arms={"the network": unchanged},
+    compare=compare,
+    extra=extra,
+    weights=True,
+    colours=True,
+    seeds=30,
+)

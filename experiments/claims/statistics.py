@@ -1,0 +1,57 @@
+"""What several seeds say: means with their intervals, paired differences, and a verdict.
+
+The interval is that of Student's t at 95%, over seeds: it says how sure we are of the mean for this
+dataset and network, not for others.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from experiments.claims.claim import Comparison
+
+SEEN, NOT_SEEN = "seen", "not seen"
+OPPOSITE, UNKNOWN = "the opposite", "cannot be told at this scale"
+
+
+class Mean(NamedTuple):
+    """A mean over seeds, and its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean(values: Sequence[float]) -> Mean:
+    """The mean; with one value alone nothing is known of its interval."""
+    array = np.asarray(values, float)
+    middle = float(array.mean())
+    if len(array) < 2:
+        return Mean(middle, -math.inf, math.inf)
+    half = float(stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array)))
+    return Mean(middle, middle - half, middle + half)
+
+
+def difference(comparison: Comparison) -> Mean:
+    """Of each seed the other minus the base: what the two share by chance cancels out."""
+    pairs = zip(comparison.base, comparison.other, strict=True)
+    return mean([other - base for base, other in pairs])
+
+
+def verdict(comparison: Comparison) -> str:
+    """One of four.
+
+    *seen*: the whole interval lies on the side that the claim says. *the opposite*: on the other.
+    *not seen*: 0 is in it, and the size that the claim amounts to is not. Else it cannot be told:
+    the interval holds both.
+    """
+    found = difference(comparison)
+    low, high = sorted((comparison.sign * found.low, comparison.sign * found.high))
+    if low > 0:
+        return SEEN
+    if high < 0:
+        return OPPOSITE
+    return NOT_SEEN if high < comparison.size else UNKNOWN

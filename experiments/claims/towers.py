@@ -1,0 +1,49 @@
+"""What are two towers that talk a little worth (section 3.2)?
+
+Against one tower with half of the kernels, the paper's own comparison (its footnote 2: the last
+convolution and the fully connected layers stay whole); and against two that never talk, which the
+paper does not have but the lab notes do (#150: conv2 a quarter wider and the first fully connected
+layer twice as wide, to make up for it).
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.claims.claim import Claim, errors, unchanged
+
+
+def half(config: ConfigDict) -> None:
+    """The one-GPU net (layers-145-half.cfg)."""
+    config.model.towers = 1
+    for name in ("conv1", "conv2", "conv3", "conv4"):
+        config.model[name].width //= 2
+
+
+def silent(config: ConfigDict) -> None:
+    """Towers that never talk (layers-150.cfg)."""
+    model = config.model
+    for name in ("conv3", "fc6", "fc7"):
+        model[name].communicates = False
+    model.conv2.width = model.conv2.width * 5 // 4
+    model.fc6.width *= 2
+
+
+def never_talking(config: ConfigDict) -> None:
+    """The same without making up for it."""
+    for name in ("conv3", "fc6", "fc7"):
+        config.model[name].communicates = False
+
+
+CLAIM = Claim(
+    name="towers",
+    section="3.2",
+    sentence="Two towers that talk at certain layers err less than one of half the kernels",
+    in_2012="1.70 points of 37.47% (2010, ten views), runs #145-half and #145-2010; against towers "
+    "that never talk 1.16 of 40.66%, run #150",
+    arms={
+        "two towers": unchanged,
+        "one of half the kernels": half,
+        "never talking, wider": silent,
+        "never talking": never_talking,
+    },
+    compare=errors(1.16 / 40.66),
+)

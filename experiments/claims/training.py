@@ -1,0 +1,172 @@
+"""Trains the networks of a claim: each seed of each arm once, as many at a time as there are cores.
+
+A run that was finished is in the journal and is not trained again; one that was stopped goes on.
+Every run is a process of its own, as a user would start it, on one core: small networks have no use
+for two.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import tqdm
+from ml_collections import ConfigDict
+
+from alexnet_jax import settings
+from alexnet_jax.errors import UserError
+from alexnet_jax.settings.fields import flatten
+from experiments.claims.claim import Change, Run, Runs
+from experiments.shared import machine, runs
+from experiments.shared.journal import Journal, fingerprint
+
+OUTCOME = ("top1_error", "top5_error", "loss", "examples")
+
+
+class Trainer:
+    """Has the runs of one configuration."""
+
+    def __init__(self, folder: Path, config: str, overrides: Sequence[str] = ()) -> None:
+        """Args:
+            folder: of the journal and of the runs.
+            config: name or file of the configuration that the arms change.
+            overrides: FIELD=VALUE, of all of them.
+
+        Raises:
+            ConfigError: there is no such configuration, or field.
+        """
+        self.name, self.folder = config, folder
+        self.config = settings.override(settings.load(config), overrides)
+        # Nothing is chosen by a test image: no validation, and the test is of the last step.
+        self.config.data.validation = ""
+        self.config.keep_checkpoints = 1
+        self.config.checkpoint_every = max(self.config.checkpoint_every, self.config.epochs / 4)
+        self.journal = Journal(folder / "runs.jsonl", machine.describe()["commit"])
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def assignments(self, change: Change) -> list[str]:
+        """What an arm changes of the configuration as it is saved, FIELD=VALUE.
+
+        Raises:
+            ConfigError: it makes a network that cannot be.
+        """
+        config = self.config.copy_and_resolve_references()
+        change(config)
+        settings.check(config)
+        before, after = flatten(settings.load(self.name)), flatten(config)
+        return [f"{k}={'' if v is None else v}" for k, v in after.items() if v != before[k]]
+
+    def key(self, assignments: Sequence[str], seed: int) -> str:
+        """The name of a run: what makes it, and nothing else."""
+        whole = flatten(settings.override(settings.load(self.name), assignments))
+        for free in ("seed", "data.dir", "data.cache", "keep_checkpoints", "checkpoint_every"):
+            del whole[free]
+        return f"{Path(self.name).stem}-{fingerprint(sorted(whole.items()))[:10]}-{seed}"
+
+    def runs(
+        self, arms: Mapping[str, Change], seeds: Sequence[int], *, weights: bool = False
+    ) -> Runs:
+        """All runs of some arms, trained where they are not there yet, or where their weights are
+        asked for and are not.
+
+        Raises:
+            UserError: one failed; its log says why.
+        """
+        wanted = [
+            (self.key(assignments, seed), assignments, seed)
+            for assignments in map(self.assignments, arms.values())
+            for seed in seeds
+        ]
+        there = {
+            key
+            for key in self.journal.rows
+            if not weights or (self.folder / "runs" / key / "config.json").exists()
+        }
+        missing = [run for run in wanted if run[0] not in there]
+        cores: SimpleQueue[int] = SimpleQueue()
+        for core in sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (0,):
+            cores.put(core)
+        with futures.ThreadPoolExecutor(cores.qsize()) as pool:
+            try:
+                jobs = [pool.submit(self._train, cores, *run) for run in missing]
+                done = futures.as_completed(jobs)
+                for job in tqdm.tqdm(done, self.name, len(wanted), initial=len(wanted) - len(jobs)):
+                    self.journal.keep(**job.result())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in self.processes:
+                    process.terminate()
+                raise
+        found = iter(self._run(key, seed) for key, _, seed in wanted)
+        return {name: [next(found) for _ in seeds] for name in arms}
+
+    def command(self, assignments: Sequence[str], seed: int = 0) -> str:
+        """The line that repeats a run."""
+        return runs.line(*runs.training(Path("W"), self.name, [f"seed={seed}", *assignments]))
+
+    def _train(
+        self, cores: "SimpleQueue[int]", key: str, assignments: list[str], seed: int
+    ) -> dict[str, Any]:
+        """Trains one run, on a core that is free: its row of the journal."""
+        workdir = self.folder / "runs" / key
+        core = cores.get()
+        try:
+            self._call(core, runs.training(workdir, self.name, [f"seed={seed}", *assignments]), key)
+        finally:
+            cores.put(core)
+        test = {str(row["views"]): row for row in runs.metrics(workdir, "test")}
+        return {
+            "key": key,
+            "command": self.command(assignments, seed),
+            "test": {views: {k: row[k] for k in OUTCOME} for views, row in test.items()},
+            "training": [
+                (row["step"], round(row["loss"], 5), round(row["top1_error"], 5))
+                for row in runs.metrics(workdir, "train")
+            ],
+        }
+
+    def _call(self, core: int, words: Sequence[str], key: str) -> None:
+        module, *arguments = words
+        command = [sys.executable, "-m", f"alexnet_jax.{module}", *arguments]
+        if shutil.which("taskset"):
+            command = ["taskset", "-c", str(core), *command]
+        log = self.folder / "logs" / f"{key}.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        cache = {"JAX_COMPILATION_CACHE_DIR": str((self.folder / "compiled").resolve())}
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=os.environ | cache | {"TQDM_DISABLE": "1"},
+                process_group=0,  # Ctrl-C reaches it once, from here
+            )
+            self.processes.append(process)
+            code = process.wait()
+        if code:
+            last = log.read_text().strip().splitlines()[-1:]
+            raise UserError(
+                f"{shlex.join(map(str, command))} ended with {code}: {' '.join(last)} (see {log})"
+            )
+
+    def _run(self, key: str, seed: int) -> Run:
+        row = self.journal.rows[key]
+        test = {int(views): numbers for views, numbers in row["test"].items()}
+        return Run(seed, test, row["training"], self.folder / "runs" / key)
+
+
+def of_arm(config: ConfigDict, change: Change) -> Iterator[str]:
+    """Yields the fields that an arm changes, for a page."""
+    other = config.copy_and_resolve_references()
+    change(other)
+    before, after = flatten(config), flatten(other)
+    for field, value in after.items():
+        if value != before[field]:
+            yield f"{field}={value}"

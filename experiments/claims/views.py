@@ -1,0 +1,23 @@
+"""Are ten views better than one (section 4.1)?"""
+
+from experiments.claims.claim import Claim, Comparison, Runs, unchanged
+
+
+def compare(runs: Runs) -> list[Comparison]:
+    """The same networks, asked once and ten times."""
+    (every,) = runs.values()
+    ten = [run.error(10) for run in every]
+    one = [run.error(1) for run in every]
+    size = (39.02 - 37.47) / 37.47 * sum(ten) / len(ten)
+    return [Comparison("one view instead of ten", "% wrong", ten, one, 1, size)]
+
+
+CLAIM = Claim(
+    name="views",
+    section="4.1",
+    sentence="The mean answer to ten views of an image is right more often than that to one",
+    in_2012="39.02% in one view, 37.47% in ten (2010), run #145-2010",
+    arms={"the network": unchanged},
+    compare=compare,
+    caveat="it hangs on the training crops: views that training never saw help nobody",
+)
