@@ -68,8 +68,8 @@ class EmbeddedImages(tfds.core.GeneratorBasedBuilder):
         ),
         EmbeddedConfig(
             name="hard",
-            description="4000 + 1000 + 4000 images, 120 MB; the object small and half hidden.",
-            train=4000,
+            description="2000 + 1000 + 4000 images, 90 MB; the object small and half hidden.",
+            train=2000,
             test=4000,
             look="hard",
         ),
