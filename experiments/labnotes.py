@@ -305,7 +305,7 @@ def overview(notes: Sequence[Note] = NOTES) -> str:
             rows.append(
                 [
                     f"{note.name}{star}",
-                    textwrap.shorten(note.what, 30, placeholder=" ..."),
+                    textwrap.shorten(note.what, 29, placeholder=" ..."),
                     *numbers,
                 ]
             )

@@ -32,11 +32,11 @@ from experiments.shared.command import (
     fields,
     listing,
     number,
+    say,
     start,
 )
 
 CONFIGS = "embedded_hard,fashion_mnist_small"
-GREY = ("fashion_mnist_small", "fashion_mnist")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         trainer = Trainer(results.folder, config, fields(arguments))
         for name in arguments.names:
             claim = CLAIMS[name]
-            if claim.colours and config in GREY:
+            if not claim.applies(trainer.config):
+                say(f"{name}: {config} says nothing of it")
                 continue
             seeds = range(arguments.seeds or claim.seeds)
             found = results.made_by() | judge(claim, trainer, seeds)

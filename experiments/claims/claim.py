@@ -70,7 +70,7 @@ class Claim:
         seeds: how many runs of each arm.
         extra: sentences about what else was seen.
         weights: the trained weights are looked at, and not the errors alone.
-        colours: images without colours say nothing of it.
+        applies: to which configurations; others say nothing of it.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Claim:
     seeds: int = 5
     extra: Callable[[Runs], list[str]] | None = None
     weights: bool = False
-    colours: bool = False
+    applies: Callable[[ConfigDict], bool] = lambda config: True
 
 
 def unchanged(config: ConfigDict) -> None:

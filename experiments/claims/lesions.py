@@ -78,5 +78,5 @@ CLAIM = Claim(
     compare=compare,
     caveat="in one view; a tower is silenced where others hear it, at conv3 and fc6",
     weights=True,
-    colours=True,
+    applies=lambda config: config.data.source.startswith("embedded"),
 )

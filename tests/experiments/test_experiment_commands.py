@@ -31,6 +31,8 @@ COMMANDS = {
     "transfer": "experiments.transfer",
     "ensemble": "experiments.ensemble",
     "figure4": "experiments.figure4",
+    "claims": "experiments.claims.__main__",
+    "fisher": "experiments.fisher",
     "faults": "experiments.faults.__main__",
     "step.first_step": "experiments.step.first_step",
 }

@@ -68,8 +68,8 @@ class EmbeddedImages(tfds.core.GeneratorBasedBuilder):
         ),
         EmbeddedConfig(
             name="hard",
-            description="2000 + 1000 + 4000 images, 90 MB; the object small and half hidden.",
-            train=2000,
+            description="1000 + 1000 + 4000 images, 80 MB; the object small and half hidden.",
+            train=1000,
             test=4000,
             look="hard",
         ),

@@ -1,0 +1,262 @@
+"""The claims: what is compared is what they say, and the verdicts are honest."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import network_fixtures as fixtures
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from run_fixtures import Tiny
+
+from alexnet_jax import settings
+from alexnet_jax.errors import ConfigError
+from alexnet_jax.evaluation.trained_network import TrainedNetwork
+from alexnet_jax.model import make_mesh
+from alexnet_jax.settings.fields import flatten
+from experiments.claims import __main__ as command
+from experiments.claims import page, picture, pooling, relu, statistics
+from experiments.claims.catalogue import CLAIMS
+from experiments.claims.claim import Claim, Comparison, Run, errors, unchanged
+from experiments.claims.curves import steps_until
+from experiments.claims.lesions import silence
+from experiments.claims.training import Trainer
+
+CONFIGS = ("embedded_hard", "fashion_mnist_small", "imagenet")
+
+
+def run(seed: int, *, error: float = 0.5, training: Any = ()) -> Run:
+    """A run that came to an error, in one view and in ten."""
+    test = {views: {"top1_error": error, "loss": 1.0, "examples": 100} for views in (1, 10)}
+    return Run(seed, test, training, Path("W"))
+
+
+def compared(base: list[float], other: list[float], sign: int = 1, size: float = 1) -> Comparison:
+    """Numbers of some seeds."""
+    return Comparison("other", "% wrong", base, other, sign, size)
+
+
+# --- statistics -----------------------------------------------------------------------------------
+
+
+def test_an_interval_is_that_of_student() -> None:
+    """Of 1 to 5 the mean is 3 and its standard error sqrt(2.5 / 5); t at 4 degrees is 2.776."""
+    found = statistics.mean([1, 2, 3, 4, 5])
+    assert found.mean == 3
+    assert found.high - 3 == pytest.approx(2.7764 * math.sqrt(0.5), rel=1e-4)
+    assert 3 - found.low == pytest.approx(found.high - 3)
+    assert statistics.mean([7.0]) == (7, -math.inf, math.inf)
+
+
+def test_intervals_hold_the_truth_in_95_of_100() -> None:
+    """Of 2,000 samples of five; the standard deviation of that count is half a point."""
+    samples = np.random.default_rng(0).normal(1, 3, (2000, 5))
+    intervals = map(statistics.mean, samples)
+    assert np.mean([found.low < 1 < found.high for found in intervals]) == pytest.approx(
+        0.95, abs=0.02
+    )
+
+
+def test_a_difference_is_of_runs_that_share_a_seed() -> None:
+    """Seeds differ by tens, the networks by one: paired, that is seen."""
+    base = [10.0, 40.0, 70.0, 20.0]
+    found = statistics.difference(compared(base, [number + 1 for number in base]))
+    assert (found.mean, found.low, found.high) == pytest.approx((1, 1, 1))
+    with pytest.raises(ValueError):
+        statistics.difference(compared(base, base[1:]))
+
+
+@pytest.mark.parametrize(
+    ("differences", "sign", "expected"),
+    [
+        ((1.0, 1.2, 0.9, 1.1), 1, statistics.SEEN),
+        ((1.0, 1.2, 0.9, 1.1), -1, statistics.OPPOSITE),
+        ((-1.0, -1.2, -0.9, -1.1), 1, statistics.OPPOSITE),
+        ((-1.0, -1.2, -0.9, -1.1), -1, statistics.SEEN),
+        ((0.1, -0.1, 0.2, -0.2), 1, statistics.NOT_SEEN),
+        ((0.1, -0.1, 0.2, -0.2), -1, statistics.NOT_SEEN),
+        ((3.0, -3.0, 2.0, -1.0), 1, statistics.UNKNOWN),
+        ((1.0,), 1, statistics.UNKNOWN),
+    ],
+)
+def test_verdicts(differences: tuple[float, ...], sign: int, expected: str) -> None:
+    """By the side of the interval, and by the size that is claimed, which is 1."""
+    zeros = [0.0] * len(differences)
+    assert statistics.verdict(compared(zeros, list(differences), sign)) == expected
+
+
+def test_the_step_of_an_error_lies_on_a_line_between_two_rows() -> None:
+    """A row is the mean over the steps since the one before: it stands for their middle."""
+    rows = ((10, 2.0, 0.9), (20, 1.5, 0.5), (30, 1.0, 0.1))
+    assert steps_until(run(0, training=rows), 0.5) == 15
+    assert steps_until(run(0, training=rows), 0.3) == pytest.approx(20)
+    assert steps_until(run(0, training=rows), 0.95) == 5
+    assert steps_until(run(0, training=rows), 0.05) is None
+
+
+def test_rates_are_chosen_by_a_run_that_is_not_compared() -> None:
+    """tanh is best at 0.01 by the first seed, and then takes 3 times the steps of ReLU at 0.02."""
+
+    def courses(*steps: int) -> list[Run]:
+        rows = [((step * 2, 1.0, 0.2),) for step in steps]
+        return [run(seed, training=training) for seed, training in enumerate(rows)]
+
+    runs = {name: courses(500, 500, 500) for name in relu.ARMS}
+    runs |= {"relu at 0.02": courses(90, 100, 200), "tanh at 0.01": courses(400, 300, 600)}
+    runs["tanh at 0.002"] = courses(450, 1, 1)
+    (found,) = relu.compare(runs)
+    assert found.other == [3, 3] and "tanh at 0.01" in found.what and "ReLU at 0.02" in found.what
+
+
+# --- the claims -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("name", CLAIMS)
+def test_the_networks_of_a_claim_differ_as_it_says(name: str, config: str) -> None:
+    """The first is what stands in the configuration, but for the claim that sets all; each of the
+    others is another network or another training, and can be."""
+    claim, base = CLAIMS[name], settings.load(config)
+    if not claim.applies(base):
+        pytest.skip("says nothing of it")
+    seen = []
+    for change in claim.arms.values():
+        other = base.copy_and_resolve_references()
+        change(other)
+        settings.check(other)
+        flat = flatten(other)
+        assert flat not in seen
+        seen.append(flat)
+    if name not in ("relu", "lighting"):
+        assert seen[0] == flatten(base)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_pooling_without_overlap_gives_fc6_as_many_maps(config: str) -> None:
+    """ "outputs of equivalent dimensions", or a word about it."""
+    base = settings.load(config)
+    other = base.copy_and_resolve_references()
+    pooling.without_overlap(other)
+    assert other.model.pool_window == 2
+    sides = settings.network(base).final_maps(), settings.network(other).final_maps()
+    assert sides[0] == sides[1]
+
+
+def test_errors_are_compared_in_ten_views_as_a_share_of_the_first() -> None:
+    """The size that a claim amounts to is of the error here."""
+    runs = {
+        "a": [run(0, error=0.2), run(1, error=0.4)],
+        "b": [run(0, error=0.5), run(1, error=0.4)],
+    }
+    (found,) = errors(0.1)(runs)
+    assert (found.what, found.sign, found.size) == ("b", 1, pytest.approx(3))
+    assert (found.base, found.other) == (pytest.approx([20, 40]), pytest.approx([50, 40]))
+
+
+@pytest.mark.parametrize("tower", [0, 1])
+def test_a_silenced_tower_tells_nobody_anything(tower: int) -> None:
+    """Its own kernels of conv1 and conv5 no longer matter, the other's do."""
+    network = fixtures.small_network()
+    config = fixtures.small_config("data.size=104", network=network)
+    params = jax.tree.map(np.float32, fixtures.random_params(network))
+    mean = np.full((104, 104, 3), 120, np.float32)
+    names = [str(label) for label in range(network.classes)]
+    images = np.random.default_rng(0).integers(0, 256, (2, 104, 104, 3), np.uint8)
+
+    def logits(params: Any, silenced: bool = True) -> np.ndarray:
+        trained = TrainedNetwork("W", config, make_mesh(1, 1), {"params": params}, mean, names, 0)
+        return (silence(trained, tower) if silenced else trained).logits(images)
+
+    def changed(of: int, layer: str) -> Any:
+        kernel = params[layer]["kernel"].copy()
+        np.split(kernel, 2, axis=-1)[of][:] *= 2
+        return params | {layer: params[layer] | {"kernel": kernel}}
+
+    for layer in ("conv1", "conv2", "conv5"):
+        np.testing.assert_array_equal(logits(changed(tower, layer)), logits(params))
+        assert not np.array_equal(logits(changed(1 - tower, layer)), logits(params))
+    assert fixtures.difference(logits(params), logits(params, silenced=False)) > 0.01
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_the_list_of_claims_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each with its section, what 2012 found, and its command."""
+    command.main([])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    for name in CLAIMS:
+        assert f"$ python -m experiments.claims {name}\n" in out + "\n"
+    with pytest.raises(SystemExit):
+        command.main(["depht"])
+    assert "did you mean 'depth'?" in capsys.readouterr().err
+
+
+def worse(config: ConfigDict) -> None:
+    """A change."""
+    config.optim.learning_rate = 1e-7
+
+
+@pytest.mark.slow
+def test_a_claim_is_run_judged_and_not_run_again(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With real runs, two seeds of two networks; what is in the journal is not trained again."""
+    claim = Claim("tiny", "0", "It learns", "so", {"a": unchanged, "b": worse}, errors(0.1))
+    monkeypatch.setitem(CLAIMS, "tiny", claim)
+    arguments = ["tiny", f"--config={tiny.config}", "--seeds=2", f"--out={tmp_path / 'out'}"]
+    command.main(arguments)
+    found = json.loads((tmp_path / "out" / "tiny.json").read_text())[str(tiny.config)]
+    (comparison,) = found["comparisons"]
+    assert found["seeds"] == [0, 1] and len(comparison["base"]) == 2
+    assert found["arms"]["b"]["command"].endswith("--config.optim.learning_rate=1e-07")
+    assert (tmp_path / "out" / "tiny.png").stat().st_size > 1000
+    assert comparison["verdict"] in (tmp_path / "out" / "claims.md").read_text()
+    journal = (tmp_path / "out" / "runs.jsonl").read_text()
+    assert len(journal.splitlines()) == 4
+    command.main(arguments)
+    assert (tmp_path / "out" / "runs.jsonl").read_text() == journal
+    capsys.readouterr()
+
+
+def test_a_network_that_cannot_be_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    """By the field."""
+    trainer = Trainer(tmp_path, "embedded_hard", ["model.conv1.width=0"])
+    with pytest.raises(ConfigError, match="conv1"):
+        trainer.runs({"a": unchanged}, [0])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_page_and_the_picture(tmp_path: Path) -> None:
+    """All that was found, with its verdict; the names of networks as they are."""
+    comparison = compared([20.0, 21, 22], [23.0, 25, 24])
+    result = {
+        "dataset": "embedded/hard",
+        "test_images": 4000,
+        "seeds": [0, 1, 2],
+        "arms": {
+            "with it": {"error": {v: statistics.mean([20, 21, 22])._asdict() for v in ("1", "10")}}
+        },
+        "comparisons": [
+            vars(comparison)
+            | {"difference": statistics.difference(comparison)._asdict(), "verdict": "seen"}
+        ],
+        "extra": ["A word more."],
+        "command": "python -m experiments.claims lrn",
+        "machine": {
+            "processor": "P", "cores": 2, "python": "3", "packages": {}, "commit": "abc",
+        },
+        "load_average": {"before": [0.0], "after": [0.0]},
+    }  # fmt: skip
+    found = {"embedded_hard": result}
+    text = page.page({"lrn": found})
+    assert "+3.00 (+0.52 to +5.48)" in text and "other: seen (embedded_hard)" in text
+    assert "21.00 (18.52 to 23.48)" in text and "A word more." in text
+    shown = page.paragraph(CLAIMS["lrn"], found)
+    assert "24.00 instead of 21.00 % wrong" in " ".join(shown.split())
+    path = picture.draw(CLAIMS["lrn"], found, tmp_path / "lrn.png")
+    assert path.stat().st_size > 5000
