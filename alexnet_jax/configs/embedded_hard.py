@@ -16,7 +16,9 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     """Returns the configuration, in one of the three readings of `presets`."""
     config = base.get_config(preset)
     config.batch_size = 64
-    config.epochs = 36.0
+    config.epochs = 40.0
+
+    config.optim.learning_rate = 0.006
 
     config.data.source = "embedded/hard"
     config.data.size = 64
@@ -30,5 +32,5 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
 
     presets.set_drops(config, 0.6, 0.85)
     config.log_every = 25
-    config.eval_every = 12.0
+    config.eval_every = 10.0
     return config

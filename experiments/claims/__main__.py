@@ -87,9 +87,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def judge(claim: Claim, trainer: Trainer, seeds: Sequence[int]) -> dict[str, Any]:
     """Trains what a claim needs on one dataset, compares and judges."""
-    runs = trainer.runs(claim.arms, seeds, weights=claim.weights)
+    wanted = dict(claim.arms)
+    if claim.chosen is not None:
+        first = trainer.runs(wanted, seeds[:1], weights=claim.weights)
+        wanted = {name: wanted[name] for name in claim.chosen(first)}
+    runs = trainer.runs(wanted, seeds, weights=claim.weights)
     arms = {}
-    for name, change in claim.arms.items():
+    for name, change in wanted.items():
         assignments = trainer.assignments(change)
         errors = {views: [run.error(views) for run in runs[name]] for views in (1, 10)}
         arms[name] = {

@@ -1,7 +1,7 @@
 """What a claim is: networks that differ in one thing, and what is compared of them."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -68,6 +68,7 @@ class Claim:
         compare: what is compared.
         caveat: what a reader has to know.
         seeds: how many runs of each arm.
+        chosen: by the runs of the first seed, the arms that are trained with the others.
         extra: sentences about what else was seen.
         weights: the trained weights are looked at, and not the errors alone.
         applies: to which configurations; others say nothing of it.
@@ -81,6 +82,7 @@ class Claim:
     compare: Callable[[Runs], list[Comparison]]
     caveat: str = ""
     seeds: int = 5
+    chosen: Callable[[Runs], Collection[str]] | None = None
     extra: Callable[[Runs], list[str]] | None = None
     weights: bool = False
     applies: Callable[[ConfigDict], bool] = lambda config: True

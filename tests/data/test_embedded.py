@@ -28,8 +28,8 @@ def _cut(picture: np.ndarray) -> np.ndarray:
     return picture[top : top + CUT, left : left + CUT]
 
 
-def _load(split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    pictures, labels = zip(*dead_leaves.stream(split, count), strict=True)
+def _load(split: str, count: int, look: str) -> tuple[np.ndarray, np.ndarray]:
+    pictures, labels = zip(*dead_leaves.stream(split, count, look=look), strict=True)
     return np.stack([_cut(_decode(data)) for data in pictures]), np.array(labels)
 
 
@@ -41,6 +41,8 @@ def test_an_image_depends_on_its_split_and_number_alone():
     here, two, three = (list(dead_leaves.stream("train", 80, workers)) for workers in (0, 2, 3))
     assert here == two == three
     assert here[70] == (alone, 10)
+    hard = list(dead_leaves.stream("train", 80, 2, "hard"))
+    assert hard[70] == (dead_leaves.encode("train", 70, "hard"), 10) != here[70]
 
 
 def test_threads_of_opencv_change_nothing():
@@ -112,9 +114,9 @@ def test_prepares_and_reads_without_tensorflow(tmp_path):
     embedded.prepare(tmp_path, embedded.EmbeddedConfig(name="toy", **counts))  # Once is enough.
 
 
-@pytest.fixture(scope="module")
-def cut_images() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    return *_load("train", 2400), *_load("test", 1000)
+@pytest.fixture(scope="module", params=dead_leaves.LOOKS)
+def cut_images(request) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    return *_load("train", 2400, request.param), *_load("test", 1000, request.param)
 
 
 def test_class_means_of_pixels_do_not_solve_it(cut_images):

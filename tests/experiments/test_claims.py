@@ -107,8 +107,10 @@ def test_rates_are_chosen_by_a_run_that_is_not_compared() -> None:
     runs = {name: courses(500, 500, 500) for name in relu.ARMS}
     runs |= {"relu at 0.02": courses(90, 100, 200), "tanh at 0.01": courses(400, 300, 600)}
     runs["tanh at 0.002"] = courses(450, 1, 1)
-    (found,) = relu.compare(runs)
-    assert found.other == [3, 3] and "tanh at 0.01" in found.what and "ReLU at 0.02" in found.what
+    arms = relu.chosen(runs)
+    assert arms == ["relu at 0.02", "tanh at 0.01"]
+    (found,) = relu.compare({name: runs[name] for name in arms})
+    assert found.other == [3, 3] and found.base == [1, 1]
 
 
 # --- the claims -----------------------------------------------------------------------------------
