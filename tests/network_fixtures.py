@@ -63,7 +63,8 @@ def random_params(network: Network, seed: int = 0) -> Tree:
     params: dict[str, dict[str, np.ndarray]] = {}
     for name, layer in {**network.convolutions(), **network.hidden(), "fc8": fc8}.items():
         kernel = rng.normal(0, layer.std, shapes[name]["kernel"].shape)
-        params[name] = {"kernel": kernel, "bias": rng.normal(layer.bias, 0.2, kernel.shape[-1])}
+        bias = rng.normal(layer.bias, 0.2, shapes[name]["bias"].shape)
+        params[name] = {"kernel": kernel, "bias": bias}
         for kind in sorted(shapes[name].keys() - params[name].keys()):  # of batch norm
             params[name][kind] = rng.normal(kind == "scale", 0.2, kernel.shape[-1])
     return params

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from alexnet_jax.errors import UserError
 from alexnet_jax.model.network import Conv, Network
 
 OPSET = 17
@@ -40,8 +41,17 @@ def network_graph(
         mean_image: (C, C, 3), to be subtracted.
         half: weights and activations in float16, not float32. The input, the softmax and what
             squares its input stay float32: 256 squared is more than float16 holds.
+
+    Raises:
+        UserError: a layer is local.
     """
     graph = _Graph(network, half)
+    for name, conv in network.convolutions().items():
+        if conv.local:
+            raise UserError(
+                f"model.{name}.local: ONNX has no layer whose kernels are others at every place; "
+                "--format=stablehlo keeps it"
+            )
     params, averages = variables["params"], variables.get("batch_stats") or {}
     x = graph.add("Transpose", "pixels/maps", "pixels", perm=[0, 3, 1, 2])
     x = graph.add("Cast", "pixels/float", x, to=TensorProto.FLOAT)
@@ -128,8 +138,8 @@ class _Graph:
                     x = self.narrow(self.batch_norm(self.widen(x), name, arrays))
                 case "within_map_norm":
                     x = self.narrow(self.within_map_norm(self.widen(x), name))
-                case "pool":
-                    x = self.pool(x, name, conv)
+                case "pool" | "average_pool":
+                    x = self.pool(x, name, conv, word)
                 case "dropout":
                     x = self.dropout(x, name)
         return x
@@ -193,15 +203,17 @@ class _Graph:
         return self.add("BatchNormalization", f"{name}/norm", x, *known, epsilon=EPSILON)
 
     def within_map_norm(self, x: str, name: str) -> str:
-        """The mean of the 5x5 squares, zeros counted, is a 25th of the sum that
-        `operators.within_map_norm` takes."""
-        start = f"{name}/within_map_norm"
+        """The mean of the squares in a window, zeros counted, is the sum that
+        `operators.within_map_norm` takes, over its size."""
+        net, start = self.network, f"{name}/within_map_norm"
         share, one = (
             self.constant(f"{start}/{which}", value, wide=True)
-            for which, value in {"share": 0.001, "one": 1.0}.items()
+            for which, value in {"share": net.within_map_scale, "one": 1.0}.items()
         )
         squares = self.add("Mul", f"{start}/squares", x, x)
-        window: dict[str, Any] = {"kernel_shape": [5, 5], "pads": [2] * 4, "count_include_pad": 1}
+        size = net.within_map_size
+        window: dict[str, Any] = {"kernel_shape": [size] * 2, "pads": [size // 2] * 4}
+        window["count_include_pad"] = 1
         means = self.add("AveragePool", f"{start}/means", squares, **window)
         shares = self.add("Mul", f"{start}/shares", means, share)
         return self.divide(start, x, self.add("Add", f"{start}/sums", shares, one), 0.75)
@@ -217,12 +229,12 @@ class _Graph:
             power = self.add("Pow", f"{name}/power", sums, beta_name)
         return self.add("Div", name, x, power)
 
-    def pool(self, x: str, name: str, conv: Conv) -> str:
-        """Max pooling (section 3.4)."""
+    def pool(self, x: str, name: str, conv: Conv, word: str) -> str:
+        """Max pooling (section 3.4), or means over what a window sees."""
         before, after = conv.pool_padding
         return self.add(
-            "MaxPool",
-            f"{name}/pool",
+            {"pool": "MaxPool", "average_pool": "AveragePool"}[word],
+            f"{name}/{word}",
             x,
             kernel_shape=[self.network.pool_window] * 2,
             strides=[self.network.pool_stride] * 2,

@@ -109,8 +109,7 @@ class AlexNet(nn.Module):
         count = net.towers // mesh.shape["tower"]
         tower = platform_of(mesh).tower(net, count, training, intermediates)
         own = PartitionSpec("tower")
-        last_axis = {"kernel": PartitionSpec(None, None, None, "tower")}
-        places = {name: {k: last_axis.get(k, own) for k in arrays[name]} for name in arrays}
+        places = jax.tree.map(lambda a: PartitionSpec(*(None,) * (a.ndim - 1), "tower"), arrays)
         x, stages, statistics = jax.shard_map(
             tower,
             mesh=mesh,
@@ -139,7 +138,8 @@ class AlexNet(nn.Module):
         running: dict[str, dict[str, nn.Variable]] = {}
         for name, conv in net.convolutions().items():
             sees = channels if net.sees_all(name) else channels // net.towers
-            arrays[name], running[name] = Kernels(net, conv, sees, name=name)()
+            side, _ = net.sides()[name]
+            arrays[name], running[name] = Kernels(net, conv, sees, side, name=name)()
             channels = conv.width
         return arrays, running
 
@@ -185,16 +185,26 @@ class Kernels(nn.Module):
     network: Network
     layer: Conv
     channels: int  # that each kernel sees
+    side: int  # of the responses, pixels
 
     @nn.compact
     def __call__(self) -> tuple[Arrays, dict[str, nn.Variable]]:
-        """The kernels (K, K, channels, width) and biases; and batch norm's running averages."""
+        """The kernels (K, K, channels, width) and biases; and batch norm's running averages.
+
+        Of a local layer the kernels are (side, side, channels * K * K, width), the biases (side,
+        side, width).
+        """
         net, layer = self.network, self.layer
         width = (layer.width,)
-        shape = (layer.kernel, layer.kernel, self.channels, layer.width)
+        shape: tuple[int, ...] = (layer.kernel, layer.kernel, self.channels, layer.width)
+        places: tuple[int, ...] = ()
+        if layer.local:
+            places = (self.side, self.side)
+            shape = (*places, self.channels * layer.kernel**2, layer.width)
+        bias = nn.initializers.constant(layer.bias)
         arrays = {
             "kernel": self.param("kernel", nn.initializers.normal(layer.std), shape),
-            "bias": self.param("bias", nn.initializers.constant(layer.bias), width),
+            "bias": self.param("bias", bias, (*places, *width)),
         }
         running = {}
         if net.norm == "batch_norm" and "norm" in layer.after.split():

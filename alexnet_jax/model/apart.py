@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax.model import operators, tower
+from alexnet_jax.model import tower
 from alexnet_jax.model.network import Conv
 from alexnet_jax.model.tower import Arrays, Found
 
@@ -36,7 +36,7 @@ class TowersApart(tower.Tower):
                 kernel, bias = self.kernel_and_bias(arrays[name], x.dtype)
                 kernels, biases = (jnp.split(a, len(maps), axis=-1) for a in (kernel, bias))
                 maps = [
-                    operators.add_bias(operators.convolution(x, own, conv.stride, conv.padding), b)
+                    self.respond(x, own, b, conv, 1)
                     for x, own, b in zip(maps, kernels, biases, strict=True)
                 ]
                 for word in conv.after.split():

@@ -6,7 +6,8 @@ from typing import Any
 
 from alexnet_jax.model import operators
 
-AFTER_CONV = ("activation", "norm", "within_map_norm", "pool", "dropout")
+AFTER_CONV = ("activation", "norm", "within_map_norm", "pool", "average_pool", "dropout")
+POOLS = {"pool", "average_pool"}
 AFTER_DENSE = ("activation", "dropout")
 
 
@@ -23,6 +24,8 @@ class Conv:
     bias: float = 0.0  # initial
     after: str = "activation"  # what follows the convolution, in order; words of `AFTER_CONV`
     pool_padding: tuple[int, int] = (0, 0)  # of the pool: rows, and columns, of nothing
+    local: bool = False  # kernels and biases are others at every place of the maps
+    decay: float = 1.0  # of the kernels: so many times optim.weight_decay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Dense:
     bias: float = 1.0  # initial
     after: str = "activation dropout"  # what follows, in order; words of `AFTER_DENSE`
     communicates: bool = True  # sees both towers; not in 2012's net #150 (layers-150.cfg)
+    decay: float = 1.0  # of the weights: so many times optim.weight_decay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Network:
     fc7: Dense = Dense(4096)
     fc8_std: float = 0.01  # of the initial weights
     fc8_bias: float = 0.0  # initial
+    fc8_decay: float = 1.0  # so many times optim.weight_decay
 
     activation: str = "relu"  # section 3.1; 'tanh' or 'sigmoid' for what came before
     norm: str = "lrn"  # what the word 'norm' does: section 3.3; 'batch_norm' or 'none'
@@ -69,6 +74,8 @@ class Network:
     lrn_alpha: float = 2e-5  # per squared response: 0.0001 over the window (layer.py:1183)
     lrn_beta: float = 0.75  # section 3.3
     lrn_across_towers: bool = False  # Caffe's LRN; in 2012 it stayed inside a tower (section 3.3)
+    within_map_size: int = 5  # pixels a side of what 'within_map_norm' sees (layers-145.cfg:107)
+    within_map_scale: float = 0.001  # of the mean square (layer-params-145.cfg:157)
     pool_window: int = 3  # section 3.4; 2 for pooling that does not overlap
     pool_stride: int = 2  # pixels
     dropout: float = 0.5  # section 4.2; the share dropped, 0 for none
@@ -87,9 +94,14 @@ class Network:
             raise ValueError(
                 f"model.lrn_size={self.lrn_size}: an odd number of channels, with one in the middle"
             )
+        if self.within_map_size < 1 or self.within_map_size % 2 == 0:
+            raise ValueError(
+                f"model.within_map_size={self.within_map_size}: an odd number of pixels, with one "
+                "in the middle"
+            )
         if not self.lrn_k > 0:
             raise ValueError(f"model.lrn_k={self.lrn_k}: must be greater than 0")
-        for field in ("lrn_alpha", "lrn_beta", "fc8_std"):
+        for field in ("lrn_alpha", "lrn_beta", "within_map_scale", "fc8_std", "fc8_decay"):
             if not getattr(self, field) >= 0:
                 raise ValueError(f"model.{field}={getattr(self, field)}: must not be negative")
         every: dict[str, Conv | Dense] = {**self.convolutions(), **self.hidden()}
@@ -101,10 +113,14 @@ class Network:
                     f"model.{name}.after={layer.after!r}: {unknown[0]} is none of "
                     f"{', '.join(allowed)}"
                 )
+            if set(layer.after.split()) >= POOLS:
+                raise ValueError(f"model.{name}.after={layer.after!r}: one pool, not both")
             if len(set(layer.after.split())) < len(layer.after.split()):
                 raise ValueError(f"model.{name}.after={layer.after!r}: each word once")
-            if not layer.std >= 0:
-                raise ValueError(f"model.{name}.std={layer.std}: must not be negative")
+            for field in ("std", "decay"):
+                if not getattr(layer, field) >= 0:
+                    value = getattr(layer, field)
+                    raise ValueError(f"model.{name}.{field}={value}: must not be negative")
             if layer.width < 0 or layer.width % self.towers:
                 raise ValueError(
                     f"model.{name}.width={layer.width} does not divide into {self.towers} towers"
@@ -133,7 +149,7 @@ class Network:
         side = self.input_size
         for name, layer in self.convolutions().items():
             windows = [("kernel", layer.kernel, layer.stride, layer.padding)]
-            if "pool" in layer.after.split():
+            if POOLS & set(layer.after.split()):
                 windows.append(("pool", self.pool_window, self.pool_stride, layer.pool_padding))
                 if max(layer.pool_padding) >= self.pool_window:
                     raise ValueError(
@@ -175,6 +191,11 @@ class Network:
         """Whether a layer sees all that comes to it: both towers, or the image."""
         every: dict[str, Conv | Dense] = {**self.convolutions(), **self.hidden()}
         return name in ("conv1", "fc8") or every[name].communicates
+
+    def decays(self) -> dict[str, float]:
+        """How many times optim.weight_decay the weights of each layer decay."""
+        every: dict[str, Conv | Dense] = {**self.convolutions(), **self.hidden()}
+        return {name: layer.decay for name, layer in every.items()} | {"fc8": self.fc8_decay}
 
     def hidden(self) -> dict[str, Dense]:
         """The fully connected layers before the last that are there."""

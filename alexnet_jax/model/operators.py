@@ -1,4 +1,5 @@
-"""The operators of one tower: convolution, LRN, within-map norm, pooling, dropout.
+"""The operators of one tower: convolution, LRN, within-map norm, pooling, dropout; and what the
+networks for CIFAR-10 have beside them, local connections and average pooling.
 
 Plain functions of arrays in NHWC layout. Each runs on what one device holds: one tower, or both,
 side by side along the channels. Two of them look unlike the formula they compute: so measured on a
@@ -66,6 +67,36 @@ def convolution(
         return apply(x, kernel)
     pairs = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True)
     return jnp.concatenate([apply(*pair) for pair in pairs], axis=-1)
+
+
+def local_convolution(
+    x: jax.Array, kernel: jax.Array, size: int, stride: int, padding: Padding, groups: int = 1
+) -> jax.Array:
+    """A convolution whose kernels are others at every place (cuda-convnet's `local`).
+
+    Args:
+        x: (N, H, W, groups * I).
+        kernel: (rows, columns of the result, I * size * size, O): of every place the channels one
+            after the other, each row by row; each group with its share of the O.
+        size: of a kernel, pixels.
+        stride: pixels.
+        padding: see `Padding`.
+        groups: of channels, that see nothing of each other.
+    """
+    parts = [
+        jnp.einsum(
+            "nhwp,hwpo->nhwo",
+            lax.conv_general_dilated_patches(
+                own, (size, size), (stride, stride), (padding, padding),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=lax.Precision.HIGHEST,
+            ),
+            kernels,
+        )
+        for own, kernels in zip(
+            jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True
+        )
+    ]  # fmt: skip
+    return jnp.concatenate(parts, axis=-1) if groups > 1 else parts[0]
 
 
 def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -224,20 +255,21 @@ def _lrn_backward(
 _lrn.defvjp(_lrn_forward, _lrn_backward)
 
 
-def within_map_norm(x: jax.Array) -> jax.Array:
+def within_map_norm(x: jax.Array, size: int = 5, scale: float = 0.001) -> jax.Array:
     """The released code's extra norm after LRN2, absent from the paper.
 
-    x / (1 + 0.001 / 25 * sum of squares over the 5x5 window of the same map) ** 0.75, windows
-    clipped at the border (`layers-145.cfg:107-117`, `layer-params-145.cfg:157-163`).
+    x / (1 + scale / size^2 * sum of squares over the window of the same map) ** 0.75, windows of
+    `size` x `size` pixels, clipped at the border (`layers-145.cfg:107-117`,
+    `layer-params-145.cfg:157-163`).
     """
     a = x.astype(wide(x.dtype))
-    squares = a * a
+    squares, half = a * a, size // 2
     for axis in (1, 2):
         length = squares.shape[axis]
-        padded = jnp.pad(squares, [(2, 2) if a == axis else (0, 0) for a in range(4)])
-        shifted = [lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(5)]
+        padded = jnp.pad(squares, [(half, half) if a == axis else (0, 0) for a in range(4)])
+        shifted = [lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(size)]
         squares = reduce(jnp.add, shifted)
-    return (a * _negative_powers(1 + 0.001 / 25 * squares, 0.75)[0]).astype(x.dtype)
+    return (a * _negative_powers(1 + scale / size**2 * squares, 0.75)[0]).astype(x.dtype)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = (0, 0)) -> jax.Array:
@@ -257,6 +289,21 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = (0, 0)) 
         for other in slices[1:]:
             x = jnp.maximum(x, other)
     return x
+
+
+def average_pool(x: jax.Array, window: int, stride: int, padding: Padding = (0, 0)) -> jax.Array:
+    """Mean over squares as `max_pool` has them, of the pixels that are there: what lies beyond the
+    maps counts for nothing (cuda-convnet's `conv_util.cuh:80`)."""
+    counts = []
+    for axis in (1, 2):
+        pads = [padding if a == axis else (0, 0) for a in range(4)]
+        length, x = x.shape[axis], jnp.pad(x, pads)
+        starts = np.arange(0, x.shape[axis] - window + 1, stride) - padding[0]
+        counts.append(np.minimum(starts + window, length) - np.maximum(starts, 0))
+        last = int(starts[-1]) + padding[0]
+        slices = [lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(window)]
+        x = reduce(jnp.add, slices)
+    return x / jnp.asarray(np.outer(*counts)[:, :, None], x.dtype)
 
 
 def dropout(x: jax.Array, mask: jax.Array | None, rate: float) -> jax.Array:

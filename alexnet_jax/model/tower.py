@@ -53,8 +53,7 @@ class Tower:
             with jax.named_scope(name):
                 kernel, bias = self.kernel_and_bias(arrays[name], x.dtype)
                 groups = 1 if net.sees_all(name) else self.count
-                x = operators.convolution(x, kernel, conv.stride, conv.padding, groups)
-                x = stages[name] = operators.add_bias(x, bias)
+                x = stages[name] = self.respond(x, kernel, bias, conv, groups)
                 for word in conv.after.split():
                     if word == "norm" and net.norm == "batch_norm":
                         x, statistics[name] = _batch_norm(x, arrays[name], self.training)
@@ -62,6 +61,18 @@ class Tower:
                         x = self.after(word, x, conv, self.count)
                     stages[f"{name}/{word}"] = x
         return x, stages if self.intermediates else {}, statistics
+
+    def respond(
+        self, x: jax.Array, kernel: jax.Array, bias: jax.Array, conv: Conv, groups: int
+    ) -> jax.Array:
+        """The responses of a layer's kernels, with their biases."""
+        if conv.local:
+            x = operators.local_convolution(
+                x, kernel, conv.kernel, conv.stride, conv.padding, groups
+            )
+            return x + bias.astype(x.dtype)
+        x = operators.convolution(x, kernel, conv.stride, conv.padding, groups)
+        return operators.add_bias(x, bias)
 
     def after(self, word: str, x: jax.Array, conv: Conv, towers: int) -> jax.Array:
         """What follows a convolution, but for batch norm.
@@ -80,9 +91,13 @@ class Tower:
                 case "norm" if net.norm == "lrn":
                     return self.local_response_norm(x, towers)
                 case "within_map_norm":
-                    return operators.within_map_norm(x)
+                    return operators.within_map_norm(x, net.within_map_size, net.within_map_scale)
                 case "pool":
                     return self.max_pool(x, net.pool_window, net.pool_stride, conv.pool_padding)
+                case "average_pool":
+                    return operators.average_pool(
+                        x, net.pool_window, net.pool_stride, conv.pool_padding
+                    )
         return x
 
     def maps_of_both_towers(self, x: jax.Array, into: str) -> jax.Array:

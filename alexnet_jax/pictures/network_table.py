@@ -29,14 +29,18 @@ def network_table(network: Network) -> str:
         parameters = variables["params"][name]
         count = sum(leaf.size for leaf in jax.tree.leaves(parameters))
         shape, kernel = stages[name].shape[1:], parameters["kernel"].shape
-        products = int(np.prod(kernel[:-1])) * int(np.prod(shape))
+        local = name in convolutions and convolutions[name].local
+        products = int(np.prod(kernel[:-1])) * (1 if local else int(np.prod(shape[:-1])))
+        products *= shape[-1]
         total_parameters, total_products = total_parameters + count, total_products + products
         after = ""
         if name in convolutions:
             layer = convolutions[name]
             after = layer.after
             stride = f" every {layer.stride}" if layer.stride > 1 else ""
-            kernels = f"{kernel[3]} of {kernel[0]}x{kernel[1]}x{kernel[2]}{stride}"
+            channels = kernel[2] // layer.kernel**2 if layer.local else kernel[2]
+            place = ", at every place" if layer.local else ""
+            kernels = f"{kernel[3]} of {layer.kernel}x{layer.kernel}x{channels}{stride}{place}"
             sees = "the image" if number == 0 else "both" if layer.communicates else "own tower"
         else:
             kernels = f"{kernel[1]} of {kernel[0]}"

@@ -19,7 +19,11 @@ LATER = {
     "precision": "default", "deterministic": False, "accumulate": 1, "optim.rule": "sgd",
     "optim.trust": 0.001, "optim.final_share": 0.004, "optim.warmup": 0.0,
     "data.threads": 0, "data.crop": True,
-    "model.fc6.communicates": True, "model.fc7.communicates": True,
+    "model.within_map_size": 5, "model.within_map_scale": 0.001, "model.fc8_decay": 1.0,
+    **{f"model.conv{number}.local": False for number in range(1, 7)},
+    **{f"model.conv{number}.decay": 1.0 for number in range(1, 7)},
+    **{f"model.fc{number}.communicates": True for number in (6, 7)},
+    **{f"model.fc{number}.decay": 1.0 for number in (6, 7)},
 }  # fmt: skip
 
 

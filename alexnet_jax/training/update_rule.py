@@ -8,6 +8,7 @@ old steps still coast; `optax.sgd` has it outside. Weights and biases each follo
 their own.
 """
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,8 +21,13 @@ Tree = Any
 PLATEAU_DROPS = 3  # section 5: "reduced three times prior to termination"
 
 
-def update_rule(optim: ConfigDict, steps: int) -> optax.GradientTransformationExtraArgs:
+def update_rule(
+    optim: ConfigDict, steps: int, decays: Mapping[str, float] | None = None
+) -> optax.GradientTransformationExtraArgs:
     """The optax transformation for a run of `steps` steps.
+
+    The weights of a layer decay so many times as fast as `optim.weight_decay` as `decays` says of
+    it, by default once; in cuda-convnet's networks for CIFAR-10 each has a decay of its own.
 
     Its `update` takes `plateau_factor`, by which the plateau rule has lowered the rate so far.
 
@@ -32,15 +38,36 @@ def update_rule(optim: ConfigDict, steps: int) -> optax.GradientTransformationEx
         ValueError: an unknown schedule.
     """
     rates = schedules(optim, steps)
-    decayed = None if optim.decay_biases else _is_weight
     velocities = {name: _velocity(rate, optim.momentum) for name, rate in rates.items()}
     trust = optax.scale_by_trust_ratio(trust_coefficient=optim.trust)
     layerwise = [optax.masked(trust, _is_weight)] if optim.rule == "lars" else []
     return optax.chain(
-        optax.add_decayed_weights(optim.weight_decay, mask=decayed),
+        *_decay(optim, decays or {}),
         *layerwise,
         optax.partition(velocities, labels),
     )
+
+
+def _decay(
+    optim: ConfigDict, decays: Mapping[str, float]
+) -> Iterator[optax.GradientTransformation]:
+    """A transformation for the layers of every decay that there is."""
+
+    def mask(times: float) -> Callable[[Tree], Tree]:
+        def decayed(params: Tree) -> Tree:
+            weights = _is_weight(params)
+            return {
+                layer: {
+                    kind: (is_weight or optim.decay_biases) and decays.get(layer, 1.0) == times
+                    for kind, is_weight in kinds.items()
+                }
+                for layer, kinds in weights.items()
+            }
+
+        return decayed
+
+    for times in sorted({1.0, *decays.values()}):
+        yield optax.add_decayed_weights(times * optim.weight_decay, mask=mask(times))
 
 
 def labels(params: Tree) -> Tree:

@@ -33,9 +33,8 @@ class PortionedTower(tower.Tower):
 
     def __call__(self, x: jax.Array, arrays: Mapping[str, Arrays]) -> Found:
         """Computes the maps of the last layer, see `model.tower.Tower`."""
-        if (
-            self.intermediates or self.network.norm == "batch_norm"
-        ):  # needs every stage, every image
+        local = any(conv.local for conv in self.network.convolutions().values())
+        if self.intermediates or self.network.norm == "batch_norm" or local:  # every stage or image
             return tower.Tower.__call__(self, x, arrays)
         x = lax.pcast(x, "tower", to="varying")
         for part in between_communications(self.network):
@@ -83,10 +82,12 @@ class PortionedTower(tower.Tower):
                         norm = partial(self.local_response_norm, towers=self.count)
                         yield Stage(not across, norm)
                     case "within_map_norm":
-                        yield Stage(True, apart(operators.within_map_norm))
-                    case "pool":
+                        size, scale = net.within_map_size, net.within_map_scale
+                        norm = partial(operators.within_map_norm, size=size, scale=scale)
+                        yield Stage(True, apart(norm))
+                    case "pool" | "average_pool":
                         pool = partial(
-                            operators.max_pool,
+                            operators.max_pool if word == "pool" else operators.average_pool,
                             window=net.pool_window,
                             stride=net.pool_stride,
                             padding=conv.pool_padding,
