@@ -91,7 +91,7 @@ def cache_name(spec: str, size: int, holdout: float = 0) -> str:
     A folder's name alone would be ambiguous, so eight digits of its path's hash follow it.
     """
     kind, _, rest = spec.partition(":")
-    if kind in ("folder", "idx", "ilsvrc"):
+    if kind in ("folder", "idx", "ilsvrc", "cifar10"):
         full = os.path.realpath(os.path.expanduser(rest))
         name = f"{os.path.basename(full)}-{hashlib.sha256(os.fsencode(full)).hexdigest()[:8]}"
     elif kind.startswith("embedded"):

@@ -50,7 +50,7 @@ def check(path: str, data_dir: str | None = None) -> None:
         source = sources.open_source(spec, data_dir)
     except UserError as error:
         place = spec.partition(":")[2]
-        if spec.startswith(("folder:", "idx:", "ilsvrc:")) and os.path.isdir(place):
+        if spec.startswith(("folder:", "idx:", "ilsvrc:", "cifar10:")) and os.path.exists(place):
             raise UserError(
                 f"{path} is the cache of {spec}, which has changed since and cannot be used as it "
                 f"is: {error}"

@@ -5,6 +5,7 @@ A source is opened by a short text, the `data.source` field of the configuration
     embedded[/full|/tiny|/hard]       dead-leaves images that the package draws itself
     fashion_mnist                     TFDS if prepared there, else Debian's IDX files
     idx:DIR                           any folder with MNIST's four IDX files
+    cifar10:PATH                      an archive of CIFAR-10, packed or not; see `cifar10`
     tfds:NAME[/config][:version]      any prepared TFDS image-classification dataset
     folder:PATH                       PATH/<train|val|test>/<class>/*.jpg, or PATH/<class>/*.jpg,
                                       or lists of files, or Kaggle's ImageNet; see `folder`
@@ -24,7 +25,7 @@ from collections.abc import Iterator
 
 from absl import logging
 
-from alexnet_jax.data.sources import folder, idx, ilsvrc, tfds
+from alexnet_jax.data.sources import cifar10, folder, idx, ilsvrc, tfds
 from alexnet_jax.data.sources.record import Source
 from alexnet_jax.errors import UserError
 from alexnet_jax.files import exclusive_lock
@@ -48,7 +49,7 @@ def open_source(spec: str, data_dir: str | None = None) -> Source:
             get it.
     """
     kind, _, rest = spec.partition(":")
-    if kind in ("idx", "folder", "ilsvrc"):
+    if kind in ("idx", "folder", "ilsvrc", "cifar10"):
         _check_name(kind, os.path.realpath(os.path.expanduser(rest)))
     if spec == "embedded" or spec.startswith("embedded/"):
         return _open_embedded(spec.partition("/")[2] or "full", resolve_data_dir(data_dir))
@@ -56,6 +57,8 @@ def open_source(spec: str, data_dir: str | None = None) -> Source:
         return _open_fashion_mnist(resolve_data_dir(data_dir))
     if kind == "idx" and rest:
         return idx.open_idx(rest)
+    if kind == "cifar10" and rest:
+        return cifar10.open_cifar10(rest)
     if kind == "tfds" and rest:
         return tfds.open_tfds(rest, resolve_data_dir(data_dir))
     if kind == "folder" and rest:
@@ -66,7 +69,7 @@ def open_source(spec: str, data_dir: str | None = None) -> Source:
         raise UserError(f"unknown data source {spec!r}: did you mean folder:{spec}?")
     raise UserError(
         f"unknown data source {spec!r}: expected embedded, fashion_mnist, idx:DIR, folder:PATH, "
-        "ilsvrc:TARS or tfds:NAME[/config][:version] "
+        "ilsvrc:TARS, cifar10:PATH or tfds:NAME[/config][:version] "
         f"(did you mean tfds:{spec.strip(':') or 'imagenet2012'}?)"
     )
 
