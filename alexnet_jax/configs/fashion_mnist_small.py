@@ -15,7 +15,7 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     """Returns the configuration, in one of the three readings of `presets`."""
     config = fashion_mnist.get_config(preset, conv=1 / 8, fc=256)
     config.batch_size = 64
-    config.epochs = 10.0
+    config.epochs = 6.0
     config.data.holdout = 50_000.0
     presets.set_drops(config, 0.6, 0.85)
     return config
