@@ -285,13 +285,15 @@ def trace(config: Any) -> None:
 
     from alexnet_jax import settings
     from alexnet_jax.model import AlexNet, make_mesh
+    from alexnet_jax.run.parts import check_batch
     from alexnet_jax.training.step import initial_state, make_train_step
     from alexnet_jax.training.update_rule import update_rule
 
     network = settings.network(config)
     mesh = make_mesh(1, 1)
+    check_batch(config, mesh)
     model = AlexNet(network, mesh, jnp.dtype(config.dtype))
-    rule = update_rule(config.optim, 1000)
+    rule = update_rule(config.optim, 1000, network.decays())
     state = jax.eval_shape(lambda: initial_state(model, rule, 0))
     size, count = network.input_size, config.batch_size
     batch = {

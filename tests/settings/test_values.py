@@ -1,7 +1,9 @@
 """Values that no run can mean are refused; what is not refused can be built and stepped."""
 
+import functools
 import json
 import math
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +240,7 @@ def test_a_run_that_began_before_a_field_was_is_read(tmp_path: Path) -> None:
     settings.save(configuration(), path)
     fields = json.loads(path.read_text())
     for name in files.LATER:
-        room, _, field = name.rpartition(".")
-        del (fields[room] if room else fields)[field]
+        *rooms, field = name.split(".")
+        del functools.reduce(operator.getitem, rooms, fields)[field]
     path.write_text(json.dumps(fields))
     assert settings.read(path) == configuration()
