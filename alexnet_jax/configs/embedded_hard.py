@@ -1,4 +1,4 @@
-"""A quarter of every width, on pictures that are hard to tell apart: small, half hidden, few.
+"""A quarter of every width, on a thousand pictures, of objects that may be small or half hidden.
 
     python -m alexnet_jax.main --workdir=W --config=embedded_hard
 

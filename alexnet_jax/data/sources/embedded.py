@@ -68,7 +68,7 @@ class EmbeddedImages(tfds.core.GeneratorBasedBuilder):
         ),
         EmbeddedConfig(
             name="hard",
-            description="1000 + 1000 + 4000 images, 80 MB; the object small and half hidden.",
+            description="1000 + 1000 + 4000 images, 80 MB; the object may be small or half hidden.",
             train=1000,
             test=4000,
             look="hard",
