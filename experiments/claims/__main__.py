@@ -45,7 +45,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = flags.add_argument
     add("names", nargs="*", metavar="NAME", help="Claims to try, or all.")
     add("--config", type=listing(), default=CONFIGS, help="Networks and data to try them on.")
-    add("--seeds", type=number(1), help="Runs of every network; each claim has its own number.")
+    add("--seeds", type=number(2), help="Runs of every network; each claim has its own number.")
     add_fields(flags)
     arguments = flags.parse(argv)
     if arguments.names == ["all"]:

@@ -7,25 +7,21 @@ from experiments.claims.claim import Claim, Comparison, Runs, unchanged
 
 
 def compare(runs: Runs) -> list[Comparison]:
-    """The mean of all probabilities, and that of their logarithms, against every network alone."""
+    """The mean of all probabilities against every network alone; and, of all but one network each
+    time, the mean of the probabilities' logarithms against that of the probabilities."""
     (every,) = runs.values()
     _, labels = answers.test_images(every[0])
     each = np.stack(answers.probabilities(every))
     alone = [answers.wrong(one, labels) for one in each]
-    together = answers.wrong(each.mean(axis=0), labels)
-    by_logarithms = answers.wrong(np.log(each + 1e-12).mean(axis=0), labels)
+    together = [answers.wrong(each.mean(axis=0), labels)] * len(each)
+    rest = [np.delete(each, number, axis=0) for number in range(len(each))]
+    by_mean = [answers.wrong(some.mean(axis=0), labels) for some in rest]
+    by_logarithms = [answers.wrong(np.log(some + 1e-12).mean(axis=0), labels) for some in rest]
     size = 2.6 / 40.7 * sum(alone) / len(alone)
     what = f"mean of the probabilities of {len(every)}"
     return [
-        Comparison(what, "% wrong", alone, [together] * len(alone), -1, size),
-        Comparison(
-            "mean of their logarithms instead",
-            "% wrong",
-            [together],
-            [by_logarithms],
-            -1,
-            size,
-        ),
+        Comparison(what, "% wrong", alone, together, -1, size),
+        Comparison("mean of their logarithms instead", "% wrong", by_mean, by_logarithms, -1, size),
     ]
 
 
