@@ -33,6 +33,7 @@ COMMANDS = {
     "figure4": "experiments.figure4",
     "claims": "experiments.claims.__main__",
     "fisher": "experiments.fisher",
+    "starts": "experiments.starts",
     "faults": "experiments.faults.__main__",
     "step.first_step": "experiments.step.first_step",
 }

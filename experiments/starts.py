@@ -1,0 +1,268 @@
+"""Does the full network start to learn, in which reading of the paper and with which change?
+
+    python -m experiments.starts [--variants=paper,reconciled] [--seeds=3] [--steps=300]
+
+A loss that stays at that of chance is the most repeated complaint about this network. Here its
+first steps are taken by the training program's own step, at full size, on the embedded pictures at
+256 pixels: the three readings, and single changes. At every probe three things are read off 32
+images that are the same in all runs, in the network at test: how much the logits differ from image
+to image (the standard deviation across images, its mean over classes, as a share of the logits'
+size), and which share of the units of each layer is above zero. A run has started when its loss,
+the mean of ten steps, is below 0.9 times chance. Finished runs stand in starts.jsonl and are not
+repeated; a run of 300 steps of 128 images takes some 13 minutes on two cores. Writes starts.json,
+starts.png and starts.md.
+"""
+
+import argparse
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from alexnet_jax import settings
+from alexnet_jax.evaluation.viewer import Viewer
+from alexnet_jax.pictures.saving import save
+from alexnet_jax.run.devices import start_devices
+from alexnet_jax.run.parts import build
+from alexnet_jax.training.loop import input_stream
+from alexnet_jax.training.step import initial_state, make_train_step
+from alexnet_jax.training.update_rule import update_rule
+from experiments.shared import machine
+from experiments.shared.command import (
+    Flags,
+    Results,
+    add_fields,
+    fields,
+    listing,
+    number,
+    say,
+    start,
+)
+from experiments.shared.journal import Journal
+from experiments.shared.machine import made_by
+from experiments.shared.tables import table
+
+PROBED = 32  # images
+EVERY = 10  # steps from one probe to the next, and that a loss is the mean of
+STARTED = 0.9  # of the loss of chance
+Row = dict[str, Any]
+
+
+def std_of_one_hundredth(config: ConfigDict) -> None:
+    """As printed: 0.01 in every layer."""
+    for name in ("conv3", "conv4", "conv5"):
+        config.model[name].std = 0.01
+
+
+def printed_alpha(config: ConfigDict) -> None:
+    """1e-4 for each squared response."""
+    config.model.lrn_alpha = 1e-4
+
+
+def biases(value: float) -> Callable[[ConfigDict], None]:
+    """Those that are 1 in 2012 have this value."""
+
+    def change(config: ConfigDict) -> None:
+        for name in ("conv2", "conv4", "conv5", "fc6", "fc7"):
+            config.model[name].bias = value
+
+    return change
+
+
+def unit_pixels(config: ConfigDict) -> None:
+    """Images are divided by 70, about the deviation of their pixels."""
+    config.data.lighting_divisor, config.data.lighting_until = 70.0, 1.0
+
+
+VARIANTS: dict[str, tuple[str, tuple[Callable[[ConfigDict], None], ...]]] = {
+    "reconciled": ("reconciled", ()),
+    "paper": ("paper", ()),
+    "source": ("source", ()),
+    "std-0.01": ("reconciled", (std_of_one_hundredth,)),
+    "alpha-1e-4": ("reconciled", (printed_alpha,)),
+    "biases-0.1": ("reconciled", (biases(0.1),)),
+    "biases-0": ("reconciled", (biases(0.0),)),
+    "unit-pixels": ("reconciled", (unit_pixels,)),
+    "paper-biases-0.1": ("paper", (biases(0.1),)),
+    "paper-unit-pixels": ("paper", (unit_pixels,)),
+}
+
+
+def configuration(variant: str, overrides: Sequence[str]) -> ConfigDict:
+    """The full network on the embedded pictures, whose classes are 20."""
+    preset, changes = VARIANTS[variant]
+    config = settings.load(f"imagenet:{preset}")
+    config.data.source, config.data.size = "embedded", 256
+    config.data.train, config.data.validation, config.data.test = "train", "validation", "test"
+    config.model.classes = 20
+    config.epochs = 90.0  # so that no rate drops
+    config.mesh.data = config.mesh.tower = 1
+    for change in changes:
+        change(config)
+    config = settings.override(config, overrides)
+    settings.check(config)
+    return config
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Takes the first steps of every variant and seed that is not in the journal."""
+    arguments = parse(argv)
+    results = Results("starts", arguments)
+    journal = Journal(results.path("starts.jsonl"), machine.describe()["commit"])
+    jax.config.update("jax_platforms", "cpu") if arguments.cpu else None
+    wanted = [(v, seed) for seed in range(arguments.seeds) for v in arguments.variants]
+    for variant, seed in wanted:
+        key = f"{variant} {seed} {arguments.steps} {' '.join(fields(arguments))}"
+        if key not in journal.rows:
+            config = configuration(variant, [f"seed={seed}", *fields(arguments)])
+            say(f"{variant}, seed {seed}")
+            journal.keep(key, variant=variant, seed=seed, **take(config, arguments.steps))
+        write(results, list(journal.rows.values()))
+    print(page(results.made_by(), list(journal.rows.values())))
+    results.finish()
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags."""
+    flags = Flags("starts", __doc__)
+    add = flags.add_argument
+    add("--variants", type=listing(), default=",".join(VARIANTS), help="Which of them.")
+    add("--seeds", type=number(1), default=3, help="Runs of each.")
+    add("--steps", type=number(EVERY), default=300, help="Of each run.")
+    add("--cpu", action="store_true", help="Also where there is an accelerator.")
+    add_fields(flags)
+    arguments = flags.parse(argv)
+    for variant in arguments.variants:
+        if variant not in VARIANTS:
+            flags.error(f"--variants: {variant} is none of {', '.join(VARIANTS)}")
+    return arguments
+
+
+def take(config: ConfigDict, count: int) -> Row:
+    """The first steps of a run: losses, and what the probes found."""
+    start_devices(config)
+    cache, mesh, model = build(config)
+    steps = max(
+        count, round(config.epochs * len(cache.images[config.data.train]) / config.batch_size)
+    )
+    optimizer = update_rule(config.optim, steps, model.network.decays())
+    step = make_train_step(model, optimizer, cache.mean_image, config, steps)
+    state = initial_state(model, optimizer, config.seed)
+    viewer = Viewer(model, cache.mean_image, aligned=config.data.mean == "aligned")
+    images = jax.device_put(np.asarray(cache.images[config.data.test][:PROBED]), viewer.sharding)
+    probes, losses = [probe(viewer, state.model(), images)], []
+    with contextlib.closing(
+        iter(input_stream(config, cache, model.network, mesh, steps))
+    ) as batches:
+        for taken in tqdm.trange(1, count + 1, unit="step"):
+            state = step(state, next(batches))
+            if taken % EVERY == 0:
+                running = jax.device_get(state.running)
+                losses.append(float(running["loss"] / running["examples"]))
+                state = state.replace(running=jax.tree.map(jnp.zeros_like, state.running))
+                probes.append(probe(viewer, state.model(), images))
+    return {"chance": math.log(model.network.classes), "losses": losses, "probes": probes}
+
+
+def probe(viewer: Viewer, variables: Any, images: jax.Array) -> Row:
+    """What the network at test does with some images."""
+    network = viewer.model.network
+    view = viewer.views[0]
+    logits = np.asarray(viewer(variables, images, view), np.float64)
+    found: Row = {
+        "spread": float(logits.std(axis=0).mean()),
+        "size": float(np.abs(logits).mean()),
+        "active": {},
+    }
+    for name in [*network.convolutions(), *network.hidden()]:
+        values = np.asarray(viewer(variables, images, view, f"{name}/activation"))
+        found["active"][name] = float((values > 0).mean())
+    return found
+
+
+def started(row: Row) -> int | None:
+    """The step by which a run has started, if it has."""
+    for tens, loss in enumerate(row["losses"], 1):
+        if loss < STARTED * row["chance"]:
+            return tens * EVERY
+    return None
+
+
+def write(results: Results, rows: list[Row]) -> None:
+    """All that is known so far."""
+    results.write("starts.json", results.made_by() | {"runs": rows})
+    results.write("starts.md", page(results.made_by(), rows))
+    draw(rows, results.path("starts.png"))
+
+
+def page(about: Row, rows: list[Row]) -> str:
+    """The Markdown page."""
+    lines = []
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        own = [row for row in rows if row["variant"] == variant]
+        steps = [started(row) for row in own]
+        there = sorted(step for step in steps if step is not None)
+        first, last = (np.mean([row["probes"][n]["spread"] for row in own]) for n in (0, -1))
+        active = np.mean([row["probes"][0]["active"]["fc7"] for row in own])
+        loss = np.mean([row["losses"][-1] for row in own])
+        lines.append(
+            [
+                variant,
+                f"{len(there)} of {len(own)}",
+                ", ".join(map(str, there)) or "",
+                f"{first:.4f}",
+                f"{last:.3f}",
+                f"{active:.0%}",
+                f"{loss:.3f}",
+            ]
+        )
+    head = (
+        "network", "started", "by step", "spread of logits, first", "last", "fc7 active, first",
+        "loss, last",
+    )  # fmt: skip
+    steps = len(rows[0]["losses"]) * EVERY if rows else 0
+    chance = rows[0]["chance"] if rows else 0.0
+    return f"""# Does it start?
+
+{table(head, lines)}
+
+The first {steps} steps of the full network on the embedded pictures at 256 pixels; 20 classes, so
+that chance is a loss of {chance:.3f}. Started: a mean over ten steps below {STARTED:g} times
+that. The spread is the standard deviation of a logit across {PROBED} images, before the first step
+and after the last.
+
+![Losses by step](starts.png)
+
+{made_by(about, ("jax", "alexnet_jax"))}
+"""
+
+
+def draw(rows: list[Row], path: Path) -> Path:
+    """The losses of all runs, a colour for each variant."""
+    figure = Figure(figsize=(8, 4.5), dpi=120)
+    axes = figure.subplots()
+    for colour, variant in enumerate(dict.fromkeys(row["variant"] for row in rows)):
+        for place, row in enumerate(r for r in rows if r["variant"] == variant):
+            steps = EVERY * (np.arange(len(row["losses"])) + 1)
+            label = variant if place == 0 else None
+            axes.plot(steps, row["losses"], color=f"C{colour}", lw=1.2, label=label)
+    if rows:
+        axes.axhline(rows[0]["chance"], color="0.6", lw=1, ls=":")
+    axes.set(
+        xlabel="step", ylabel="loss, mean of ten steps", title="The full network's first steps"
+    )
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    return save(figure, path)
+
+
+if __name__ == "__main__":
+    start(main)
