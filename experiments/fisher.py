@@ -42,6 +42,7 @@ from experiments.shared.tables import table
 SIZES = (12, 16, 24)  # of patches, pixels at 64 to a side
 STEP = 4  # pixels between them
 COMPONENTS = 64  # of a descriptor that are kept
+LEAST = 1e-4  # of the first component's variance that one has to have
 GAUSSIANS = 32
 SAMPLE = 60_000  # descriptors that the mixture is fitted to
 PENALTIES = (0.1, 1.0, 10.0, 100.0)
@@ -169,12 +170,15 @@ def fitted(images: np.ndarray, rng: np.random.Generator) -> list[Kind]:
             kept.append(found[rng.permutation(len(found))[:each]])
     kinds = []
     for parts in drawn:
-        whole = np.concatenate(parts)
+        whole = np.concatenate(parts).astype(np.float64)
         components = PCA(min(COMPONENTS, *whole.shape), random_state=int(rng.integers(2**31)))
+        variances = components.fit(whole).explained_variance_
+        # Where nothing varies, as the colours of grey images do not, there is nothing to describe.
+        components.components_ = components.components_[variances > LEAST * variances[0]]
         mixture = GaussianMixture(
             GAUSSIANS, covariance_type="diag", max_iter=50, random_state=int(rng.integers(2**31))
         )
-        kinds.append(Kind(components, mixture.fit(components.fit_transform(whole))))
+        kinds.append(Kind(components, mixture.fit(components.transform(whole))))
     return kinds
 
 

@@ -71,6 +71,14 @@ def test_directions_and_colours_are_told_apart(
     assert found["top1_error"] < 0.1
 
 
+def test_grey_images_are_told_apart(images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their directions: what does not vary, of the colours, is left out."""
+    monkeypatch.setattr(fisher, "SAMPLE", 4000)
+    monkeypatch.setattr(fisher, "GAUSSIANS", 4)
+    grey = [(np.repeat(pictures[..., :1], 3, axis=3), labels % 2) for pictures, labels in images]
+    assert fisher.run(*grey, seed=0)["top1_error"] < 0.1
+
+
 def test_descriptors_of_every_patch(images: Any) -> None:
     """As many of both kinds; SIFT is rooted, of norm 1; nothing of a flat patch is not a number."""
     sift, colours = fisher.descriptors(images[0][0][0])
