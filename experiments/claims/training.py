@@ -10,14 +10,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import tqdm
-from ml_collections import ConfigDict
 
 from alexnet_jax import settings
 from alexnet_jax.errors import UserError
@@ -160,13 +159,3 @@ class Trainer:
         row = self.journal.rows[key]
         test = {int(views): numbers for views, numbers in row["test"].items()}
         return Run(seed, test, row["training"], self.folder / "runs" / key)
-
-
-def of_arm(config: ConfigDict, change: Change) -> Iterator[str]:
-    """Yields the fields that an arm changes, for a page."""
-    other = config.copy_and_resolve_references()
-    change(other)
-    before, after = flatten(config), flatten(other)
-    for field, value in after.items():
-        if value != before[field]:
-            yield f"{field}={value}"

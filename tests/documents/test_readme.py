@@ -15,6 +15,7 @@ from alexnet_jax import main as training
 from alexnet_jax import settings
 from alexnet_jax.model import Network
 from alexnet_jax.pictures.network_table import network_table
+from experiments import labnotes
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -94,6 +95,18 @@ def test_the_table_of_compiled_programs() -> None:
     notes = (ROOT / "experiments/results/ahead/notes.md").read_text()
     for number in ("54.7", "8.6", "23.3", "8.5"):
         assert f" {number} " in notes
+
+
+def test_the_runs_of_2012_are_those_of_the_lab_notes() -> None:
+    """Name and errors in ten views."""
+    section = README.partition("## What the paper says")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| 1")]
+    cells = [half for row in rows for half in (row[:3], row[3:])]
+    assert len(cells) == 8
+    for name, _, errors in cells:
+        note = labnotes.BY_NAME[name.strip()]
+        (ten,) = [found for found in note.errors if found.views == 10]
+        assert note.claimed and errors.strip() == f"{ten.top1:.2f}, {ten.top5:.2f}"
 
 
 def test_every_file_that_is_named_is_there() -> None:

@@ -84,6 +84,19 @@ VARIANTS = {
         "activation": "linear",
         "lrn_size": 7,
     },
+    "average pools, norms of 3x3": {
+        "conv1": Conv(8, 11, 4, (0, 3), std=0.05, after="activation average_pool within_map_norm"),
+        "conv2": Conv(
+            16, 5, 1, (2, 2), std=0.05, after="activation average_pool", pool_padding=(0, 1)
+        ),
+        "within_map_size": 3,
+        "within_map_scale": 0.01,
+    },
+    "towers that never talk": {
+        "conv3": Conv(24, 3, 1, (1, 1), std=0.05),
+        "fc6": Dense(32, 0.3, communicates=False),
+        "fc7": Dense(32, 0.3, communicates=False),
+    },
     "no hidden layers": {**TAKEN_OUT, "fc6": Dense(0), "pool_window": 2},
     "taken out": TAKEN_OUT,
 }
@@ -103,6 +116,14 @@ def test_onnx_is_the_network(name: str) -> None:
     assert fixtures.difference(first, expected[:1]) < 1e-5
     narrow = by_onnxruntime(exporting.to_onnx(trained, "float16"), PIXELS)["logits"]
     assert fixtures.difference(narrow, expected) < 1e-2
+
+
+def test_a_local_layer_is_refused() -> None:
+    """By the field, with the format that has it."""
+    local = Conv(24, 3, 1, (1, 1), communicates=True, std=0.05, local=True)
+    trained = with_random_weights(fixtures.small_network(conv3=local))
+    with pytest.raises(UserError, match=r"model\.conv3\.local.*--format=stablehlo"):
+        exporting.to_onnx(trained)
 
 
 def test_the_network_of_2012() -> None:
