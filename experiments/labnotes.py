@@ -318,9 +318,12 @@ def one(note: Note) -> str:
     for found in note.errors:
         views = "one view" if found.views == 1 else "ten views"
         split = "2010's test" if "2010" in f"{note.name} {note.what}" else "2012's validation"
-        lines.append(
-            f"  {found.top1:.3f}% top-1, {found.top5:.3f}% top-5 error, loss {found.loss:.3f}, in "
-            f"{views} of {split} split"
+        lines += textwrap.wrap(
+            f"{found.top1:.3f}% top-1, {found.top5:.3f}% top-5 error, loss {found.loss:.3f}, in "
+            f"{views} of {split} split",
+            80,
+            initial_indent="  ",
+            subsequent_indent="    ",
         )
     if note.why:
         lines += textwrap.wrap(f"Note: {note.why}.", 80)
