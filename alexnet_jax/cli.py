@@ -181,10 +181,27 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_workdir(workdir: str | None) -> None:
-    """Ends the program if there is none."""
-    if not workdir:
-        refuse("--workdir is missing: the directory of a run, such as /tmp/alexnet", 2)
+def add_workdir(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag that names a network; without it the one that comes with the package answers,
+    see `say_which`."""
+    parser.add_argument(
+        "--workdir",
+        type=path,
+        help="Directory of a run, or of converted weights. If not given, the network that comes "
+        "with the package, which knows five patterns in four hues, and nothing else.",
+    )
+
+
+def say_which(workdir: str | None) -> None:
+    """Says on stderr that the network in the package answers, if no other one was named."""
+    if workdir is None:
+        print(
+            "no --workdir: asking the network that comes with the package. It knows five\n"
+            "patterns in four hues (stripes, checks, dots, plain), and nothing of cats.",
+            file=sys.stderr,
+        )
+    elif not workdir:
+        refuse("--workdir= is empty: the directory of a run, such as /tmp/alexnet", 2)
 
 
 def check_picture(flag: str, path: str) -> None:

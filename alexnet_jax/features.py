@@ -18,8 +18,8 @@ from alexnet_jax import cli
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     """Returns the flags, and the files and folders."""
     parser = cli.Parser("features", __doc__)
+    cli.add_workdir(parser)
     for flag, text in {
-        "workdir": "Directory of a run, or of converted weights.",
         "out": "FILE.npy, written as it is computed, or FILE.npz.",
         "split": "Instead of files: a split of the run's dataset, as test.",
         "data_dir": "The directory of datasets, if it is not the run's.",
@@ -41,7 +41,6 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         "--best", action="store_true", help="The best checkpoint by validation error, not the last."
     )
     flags = parser.parse(argv)
-    cli.check_workdir(flags.workdir)
     if bool(flags.split) == bool(flags.files):
         cli.refuse("give either --split=NAME, such as test, or image files and folders", 2)
     if not (flags.out or flags.neighbours):
@@ -52,6 +51,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         cli.check_folder("out", flags.out)
     if flags.neighbours:
         cli.check_picture("neighbours", flags.neighbours)
+    cli.say_which(flags.workdir)
     return flags
 
 

@@ -1,5 +1,7 @@
 """What a trained network sees in photos: `python -m alexnet_jax.predict --workdir=W a.jpg dir/`.
 
+Without --workdir the network that comes with the package answers, which knows patterns and hues.
+
 Answers on stdout, a file at a time: its five most probable classes. What cannot be used is named on
 stderr with the reason, the rest is answered, and the exit code is 1.
 """
@@ -25,9 +27,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "files", nargs="*", metavar="FILE", type=cli.path, help="An image, or a folder of them."
     )
-    parser.add_argument(
-        "--workdir", type=cli.path, help="Directory of a run, or of converted weights."
-    )
+    cli.add_workdir(parser)
     parser.add_argument(
         "--figure",
         type=cli.path,
@@ -49,11 +49,11 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         "--best", action="store_true", help="The best checkpoint by validation error, not the last."
     )
     flags = parser.parse(argv)
-    cli.check_workdir(flags.workdir)
     if not flags.files:
         cli.refuse("no images were given: name image files, or folders of them", 2)
     if flags.figure:
         cli.check_picture("figure", flags.figure)
+    cli.say_which(flags.workdir)
     return flags
 
 

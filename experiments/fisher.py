@@ -13,6 +13,7 @@ and, where the network's errors are in experiments/results/claims, names them be
 """
 
 import argparse
+import importlib.util
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -50,6 +51,9 @@ ASIDE = 0.2  # of the training images, for the penalty
 CELLS = 4  # of a patch, a side, in the colour descriptor
 
 
+AT_ONCE = 64  # images whose vectors are computed together
+
+
 class Kind(NamedTuple):
     """A descriptor's projection, and the mixture over it."""
 
@@ -60,6 +64,7 @@ class Kind(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains and tests, for every configuration and seed."""
     arguments = parse(argv)
+    check_installed()
     results = Results("claims", arguments, ("scikit-learn", "opencv-python-headless"))
     found: dict[str, Any] = {}
     for name in arguments.config:
@@ -103,9 +108,7 @@ def run(train: tuple[Any, Any], test: tuple[Any, Any], seed: int) -> dict[str, f
     began = time.perf_counter()
     rng = np.random.default_rng(seed)
     kinds = fitted(train[0], rng)
-    vectors = [
-        np.stack([fisher_vector(image, kinds) for image in images]) for images, _ in (train, test)
-    ]
+    vectors = [fisher_vectors(images, kinds) for images, _ in (train, test)]
     penalty = chosen(vectors[0], train[1], rng)
     said = machine(penalty).fit(vectors[0], train[1]).predict(vectors[1])
     error = float(np.mean(said != test[1]))
@@ -125,43 +128,44 @@ def descriptors(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     4x4 cells. A patch without any gradient has no direction to speak of: zeros.
     """
     side = image.shape[0]
-    scale = side / 64
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    points, colours = [], []
     wide = image.astype(np.float32) / 255
     squares = wide * wide
-    for size in (max(4, round(size * scale)) for size in SIZES):
-        step = max(1, round(STEP * scale))
-        starts = range(0, side - size + 1, step)
-        half = (size - 1) / 2
-        places = [(left + half, top + half) for top in starts for left in starts]
+    points, colours = [], []
+    for size, starts in grids(side):
         # A keypoint's size is the diameter; OpenCV looks at six times the half of it.
-        points += [cv2.KeyPoint(x, y, size / 3, 0) for x, y in places]
+        middles = starts + (size - 1) / 2
+        points += [cv2.KeyPoint(x, y, size / 3, 0) for y in middles for x in middles]
         cell = max(1, size // CELLS)
         means, mean_squares = (cv2.blur(maps, (cell, cell)) for maps in (wide, squares))
         deviations = np.sqrt(np.maximum(mean_squares - means**2, 0))
         offsets = (np.arange(CELLS) - (CELLS - 1) / 2) * cell
-        for x, y in places:
-            rows = np.clip(np.rint(y + offsets).astype(int), 0, side - 1)
-            columns = np.clip(np.rint(x + offsets).astype(int), 0, side - 1)
-            cells = np.ix_(rows, columns)
-            colours.append(np.concatenate([means[cells].ravel(), deviations[cells].ravel()]))
-    _, found = cv2.SIFT_create().compute(grey, points)
+        cells = np.clip(np.rint(middles[:, None] + offsets).astype(int), 0, side - 1)  # (G, C)
+        rows, columns = cells[:, None, :, None], cells[None, :, None, :]
+        parts = [maps[rows, columns].reshape(len(starts) ** 2, -1) for maps in (means, deviations)]
+        colours.append(np.concatenate(parts, axis=1))
+    _, found = cv2.SIFT_create().compute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), points)
     found /= np.maximum(found.sum(axis=1, keepdims=True), 1e-6)
-    return np.sqrt(found), np.array(colours, np.float32)
+    return np.sqrt(found), np.concatenate(colours)
+
+
+def grids(side: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The sizes of patches in an image, and where they start along either axis, in pixels."""
+    scale = side / 64
+    for size in (max(4, round(size * scale)) for size in SIZES):
+        yield size, np.arange(0, side - size + 1, max(1, round(STEP * scale)))
+
+
+def check_installed() -> None:
+    """Raises a UserError if scikit-learn is missing: before the images are prepared."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise UserError("experiments.fisher needs scikit-learn: pip install '.[claims]'")
 
 
 def fitted(images: np.ndarray, rng: np.random.Generator) -> list[Kind]:
-    """Components and mixtures of both descriptors, of patches that are drawn.
+    """Components and mixtures of both descriptors, of patches that are drawn."""
+    from sklearn.decomposition import PCA
+    from sklearn.mixture import GaussianMixture
 
-    Raises:
-        UserError: scikit-learn is missing.
-    """
-    try:
-        from sklearn.decomposition import PCA
-        from sklearn.mixture import GaussianMixture
-    except ModuleNotFoundError as error:
-        raise UserError("experiments.fisher needs scikit-learn: pip install '.[claims]'") from error
     some = rng.permutation(len(images))[: max(1, SAMPLE // 100)]
     each = max(1, SAMPLE // len(some))
     drawn: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
@@ -182,14 +186,20 @@ def fitted(images: np.ndarray, rng: np.random.Generator) -> list[Kind]:
     return kinds
 
 
-def fisher_vector(image: np.ndarray, kinds: Sequence[Kind]) -> np.ndarray:
-    """The image as one vector, float32, a part of norm 1 for each kind of descriptor."""
-    parts = []
-    for (components, mixture), found in zip(kinds, descriptors(image), strict=True):
-        vector = gradient(components.transform(found), mixture)
-        vector = np.sign(vector) * np.sqrt(np.abs(vector))
-        parts.append(vector / max(float(np.linalg.norm(vector)), 1e-12))
-    return np.concatenate(parts).astype(np.float32)
+def fisher_vectors(images: np.ndarray, kinds: Sequence[Kind]) -> np.ndarray:
+    """Each image as one vector, float32 (N, ...), a part of norm 1 for each kind of descriptor."""
+    found = []
+    for first in range(0, len(images), AT_ONCE):
+        described = zip(*map(descriptors, images[first : first + AT_ONCE]), strict=True)
+        parts = []
+        for (components, mixture), each in zip(kinds, described, strict=True):
+            points = components.transform(np.concatenate(each))
+            vectors = gradient(points.reshape(len(each), -1, points.shape[1]), mixture)
+            vectors = np.sign(vectors) * np.sqrt(np.abs(vectors))
+            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+            parts.append(vectors / np.maximum(norms, 1e-12))
+        found.append(np.concatenate(parts, axis=1).astype(np.float32))
+    return np.concatenate(found)
 
 
 def gradient(points: np.ndarray, mixture: Any) -> np.ndarray:
@@ -197,22 +207,23 @@ def gradient(points: np.ndarray, mixture: Any) -> np.ndarray:
     over the root of its Fisher information (Sanchez and Perronnin, equations 16 and 17).
 
     Args:
-        points: (P, D).
+        points: (N, P, D), P of each image.
         mixture: with `means_`, `covariances_` (K, D), `weights_` and `predict_proba`.
 
     Returns:
-        (2 K D,)
+        (N, 2 K D)
     """
-    shares = mixture.predict_proba(points)  # (P, K)
+    images, count, size = points.shape
+    shares = mixture.predict_proba(points.reshape(-1, size)).reshape(images, count, -1)
     deviations = np.sqrt(mixture.covariances_)
-    zeroth = shares.mean(axis=0)[:, None]
-    first = shares.T @ points / len(points)
-    second = shares.T @ points**2 / len(points)
+    zeroth = shares.mean(axis=1)[..., None]  # (N, K, 1)
+    first, second = (shares.swapaxes(1, 2) @ x / count for x in (points, points**2))
     of_means = (first - zeroth * mixture.means_) / deviations
     squares = second - 2 * first * mixture.means_ + zeroth * mixture.means_**2
     of_deviations = squares / mixture.covariances_ - zeroth
     roots = np.sqrt(mixture.weights_)[:, None]
-    return np.concatenate([(of_means / roots).ravel(), (of_deviations / roots / 2**0.5).ravel()])
+    parts = np.stack([of_means / roots, of_deviations / roots / 2**0.5], axis=1)
+    return parts.reshape(images, -1)
 
 
 def machine(penalty: float) -> Any:

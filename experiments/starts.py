@@ -169,7 +169,8 @@ def take(config: ConfigDict, count: int) -> Row:
                 losses.append(float(running["loss"] / running["examples"]))
                 state = state.replace(running=jax.tree.map(jnp.zeros_like, state.running))
                 probes.append(probe(viewer, state.model(), images))
-    return {"chance": math.log(model.network.classes), "losses": losses, "probes": probes}
+    chance = math.log(model.network.classes)
+    return {"chance": chance, "batch": config.batch_size, "losses": losses, "probes": probes}
 
 
 def probe(viewer: Viewer, variables: Any, images: jax.Array) -> Row:
@@ -230,14 +231,15 @@ def page(about: Row, rows: list[Row]) -> str:
     )  # fmt: skip
     steps = len(rows[0]["losses"]) * EVERY if rows else 0
     chance = rows[0]["chance"] if rows else 0.0
+    batch = rows[0]["batch"] if rows else 0
     return f"""# Does it start?
 
 {table(head, lines)}
 
-The first {steps} steps of the full network on the embedded pictures at 256 pixels; 20 classes, so
-that chance is a loss of {chance:.3f}. Started: a mean over ten steps below {STARTED:g} times
-that. The spread is the standard deviation of a logit across {PROBED} images, before the first step
-and after the last.
+The first {steps} steps of the full network, of {batch} of the embedded pictures at 256 pixels; 20
+classes, so that chance is a loss of {chance:.3f}. Started: a mean over ten steps below
+{STARTED:g} times that. The spread is the standard deviation of a logit across {PROBED} images,
+before the first step and after the last.
 
 ![Losses by step](starts.png)
 

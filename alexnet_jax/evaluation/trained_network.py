@@ -1,7 +1,9 @@
 """A trained network, ready to be asked: `alexnet_jax.load(workdir)`.
 
 `workdir` is the directory of a run, or what `alexnet_jax.convert` made of imported weights. What
-stands in it is enough; the dataset need not be there.
+stands in it is enough; the dataset need not be there. Without one it is the network that comes with
+the package: that of the README's first command, which tells five patterns in four hues apart and
+knows nothing else (`experiments.included` makes it).
 """
 
 import operator
@@ -29,6 +31,7 @@ from alexnet_jax.run.restore import restore_weights
 Tree = Any
 Images = Any  # one or many, see `TrainedNetwork.pictures`
 
+INCLUDED = Path(__file__).parents[1] / "included"  # a directory of weights, as `convert` makes
 AT_ONCE = 32  # images, of those who ask for many
 
 
@@ -234,18 +237,20 @@ def batch_size_for(count: int) -> int:
     return min(AT_ONCE, 1 << max(0, count - 1).bit_length())
 
 
-def load(workdir: str | Path, *, best: bool = False, mesh: Mesh | None = None) -> TrainedNetwork:
-    """The network of a run, or of converted weights.
+def load(
+    workdir: str | Path | None = None, *, best: bool = False, mesh: Mesh | None = None
+) -> TrainedNetwork:
+    """The network of a run, or of converted weights, or the one that comes with the package.
 
     Args:
-        workdir: of the run.
+        workdir: of the run; None: the network in the package, which knows patterns and hues.
         best: the checkpoint with the lowest validation error instead of the last.
         mesh: where to compute; by default all devices of this process, each with both towers.
 
     Raises:
         UserError: there is no such run, or nothing was saved yet.
     """
-    workdir = Path(os.path.expanduser(workdir))
+    workdir = INCLUDED if workdir is None else Path(os.path.expanduser(workdir))
     config = settings.read(workdir / "config.json")
     mesh = make_mesh(0, 1, devices=jax.local_devices()) if mesh is None else mesh
     mean_image, class_names = read_input(workdir, config)

@@ -88,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def judge(claim: Claim, trainer: Trainer, seeds: Sequence[int]) -> dict[str, Any]:
     """Trains what a claim needs on one dataset, compares and judges."""
     wanted = dict(claim.arms)
+    trainer.first(claim.before, seeds)
     if claim.chosen is not None:
         first = trainer.runs(wanted, seeds[:1], weights=claim.weights)
         wanted = {name: wanted[name] for name in claim.chosen(first)}

@@ -15,11 +15,16 @@ def network(run: Run) -> TrainedNetwork:
     return alexnet_jax.load(run.workdir)
 
 
-def test_images(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Images, uint8 (N, S, S, 3), and labels, (N,)."""
+def images(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images, uint8 (N, S, S, 3), and labels, (N,).
+
+    Args:
+        run: whose they are.
+        split: 'train' or 'test', whatever the dataset calls it.
+    """
     data = network(run).config.data
     cache = ensure_cache(data.source, data.size, data.dir, data.holdout, data.cache)
-    return cache.images[data.test], np.asarray(cache.labels[data.test])
+    return cache.images[data[split]], np.asarray(cache.labels[data[split]])
 
 
 def wrong(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -29,5 +34,5 @@ def wrong(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 def probabilities(runs: Sequence[Run]) -> list[np.ndarray]:
     """Of each run, in ten views of the test images, (N, classes)."""
-    images, _ = test_images(runs[0])
-    return [network(run).predict(images, ten_views=True, batch_size=128) for run in runs]
+    asked, _ = images(runs[0], "test")
+    return [network(run).predict(asked, ten_views=True, batch_size=128) for run in runs]

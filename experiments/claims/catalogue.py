@@ -11,7 +11,9 @@ from experiments.claims import (
     lesions,
     lighting,
     lrn,
+    neighbours,
     pooling,
+    pretraining,
     relu,
     towers,
     views,
@@ -30,8 +32,10 @@ MODULES = (
     lighting,
     dropout,
     ensemble,
+    pretraining,
     kernels,
     lesions,
+    neighbours,
     depth,
 )
 CLAIMS: dict[str, Claim] = {module.CLAIM.name: module.CLAIM for module in MODULES}

@@ -72,6 +72,8 @@ class Claim:
         extra: sentences about what else was seen.
         weights: the trained weights are looked at, and not the errors alone.
         applies: to which configurations; others say nothing of it.
+        before: networks that are trained first and not compared; an arm whose `init_from` is such a
+            name starts from the weights of the same seed.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Claim:
     extra: Callable[[Runs], list[str]] | None = None
     weights: bool = False
     applies: Callable[[ConfigDict], bool] = lambda config: True
+    before: Mapping[str, Change] = dataclasses.field(default_factory=dict)
 
 
 def unchanged(config: ConfigDict) -> None:

@@ -1,28 +1,51 @@
 """Do several networks together err less than one (section 6.1, "5 CNNs")? Would another mean do?"""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from experiments.claims import answers
 from experiments.claims.claim import Claim, Comparison, Runs, unchanged
+from experiments.claims.statistics import jackknife
 
 
 def compare(runs: Runs) -> list[Comparison]:
-    """The mean of all probabilities against every network alone; and, of all but one network each
-    time, the mean of the probabilities' logarithms against that of the probabilities."""
+    """The mean of all probabilities against the networks alone; and the mean of the probabilities'
+    logarithms against it."""
     (every,) = runs.values()
-    _, labels = answers.test_images(every[0])
+    _, labels = answers.images(every[0], "test")
     each = np.stack(answers.probabilities(every))
     alone = [answers.wrong(one, labels) for one in each]
-    together = [answers.wrong(each.mean(axis=0), labels)] * len(each)
-    rest = [np.delete(each, number, axis=0) for number in range(len(each))]
-    by_mean = [answers.wrong(some.mean(axis=0), labels) for some in rest]
-    by_logarithms = [answers.wrong(np.log(some + 1e-12).mean(axis=0), labels) for some in rest]
+
+    def together(members: Sequence[int]) -> float:
+        return answers.wrong(each[list(members)].mean(axis=0), labels)
+
+    def gained(members: Sequence[int]) -> float:
+        return together(members) - float(np.mean([alone[member] for member in members]))
+
+    def by_logarithms(members: Sequence[int]) -> float:
+        logarithms = np.log(each[list(members)] + 1e-12)
+        return answers.wrong(logarithms.mean(axis=0), labels) - together(members)
+
     size = 2.6 / 40.7 * sum(alone) / len(alone)
+    whole = [together(range(len(each)))] * len(each)
     what = f"mean of the probabilities of {len(every)}"
     return [
-        Comparison(what, "% wrong", alone, together, -1, size),
-        Comparison("mean of their logarithms instead", "% wrong", by_mean, by_logarithms, -1, size),
+        Comparison(what, "% wrong", alone, plus(alone, jackknife(gained, len(each))), -1, size),
+        Comparison(
+            "mean of their logarithms instead",
+            "% wrong",
+            whole,
+            plus(whole, jackknife(by_logarithms, len(each))),
+            -1,
+            size,
+        ),
     ]
+
+
+def plus(base: Sequence[float], differences: Sequence[float]) -> list[float]:
+    """Number by number."""
+    return [one + difference for one, difference in zip(base, differences, strict=True)]
 
 
 CLAIM = Claim(
@@ -32,6 +55,6 @@ CLAIM = Claim(
     in_2012="2.6 points of 40.7% (38.1%), in ten views",
     arms={"the network": unchanged},
     compare=compare,
-    caveat="the five that are averaged are the five that are compared with it",
+    caveat="the interval is the jackknife's, over which networks are averaged",
     weights=True,
 )

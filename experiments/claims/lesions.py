@@ -35,7 +35,7 @@ def losses(run: Run) -> dict[str, tuple[float, float]]:
     """How many more answers have the wrong hue, and the wrong pattern, in points: without the tower
     whose first kernels have more colour, and without the other."""
     network = answers.network(run)
-    images, labels = answers.test_images(run)
+    images, labels = answers.images(run, "test")
     names = [name.split("-", 1) for name in network.class_names]
     hues, patterns = (np.unique(part, return_inverse=True)[1] for part in zip(*names, strict=True))
     kernel = np.asarray(network.variables["params"]["conv1"]["kernel"])

@@ -5,7 +5,7 @@ dataset and network, not for others.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +39,19 @@ def difference(comparison: Comparison) -> Mean:
     """Of each seed the other minus the base: what the two share by chance cancels out."""
     pairs = zip(comparison.base, comparison.other, strict=True)
     return mean([other - base for base, other in pairs])
+
+
+def jackknife(statistic: Callable[[Sequence[int]], float], count: int) -> list[float]:
+    """What some runs come to only together, as one number for each: their mean is the statistic of
+    all, and their standard error the jackknife's (J. Tukey, 1958), by leaving out each in turn.
+
+    Args:
+        statistic: of the runs of these numbers.
+        count: how many there are, at least 3.
+    """
+    every = range(count)
+    without = np.array([statistic([i for i in every if i != left_out]) for left_out in every])
+    return list(statistic(every) + (count - 1) * (without.mean() - without))
 
 
 def verdict(comparison: Comparison) -> str:

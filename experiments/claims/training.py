@@ -48,6 +48,17 @@ class Trainer:
         self.config.checkpoint_every = max(self.config.checkpoint_every, self.config.epochs / 4)
         self.journal = Journal(folder / "runs.jsonl", machine.describe()["commit"])
         self.processes: list[subprocess.Popen[str]] = []
+        self.before: dict[str, list[str]] = {}  # of the networks that others start from
+
+    def first(self, arms: Mapping[str, Change], seeds: Sequence[int]) -> None:
+        """Trains networks from whose weights others start: those whose `init_from` is their name.
+
+        Raises:
+            UserError: see `runs`.
+        """
+        self.before |= {name: self.assignments(change) for name, change in arms.items()}
+        if arms:
+            self.runs(arms, seeds, weights=True)
 
     def assignments(self, change: Change) -> list[str]:
         """What an arm changes of the configuration as it is saved, FIELD=VALUE.
@@ -115,8 +126,9 @@ class Trainer:
         """Trains one run, on a core that is free: its row of the journal."""
         workdir = self.folder / "runs" / key
         core = cores.get()
+        placed = [self._placed(assignment, seed) for assignment in assignments]
         try:
-            self._call(core, runs.training(workdir, self.name, [f"seed={seed}", *assignments]), key)
+            self._call(core, runs.training(workdir, self.name, [f"seed={seed}", *placed]), key)
         finally:
             cores.put(core)
         test = {str(row["views"]): row for row in runs.metrics(workdir, "test")}
@@ -129,6 +141,13 @@ class Trainer:
                 for row in runs.metrics(workdir, "train")
             ],
         }
+
+    def _placed(self, assignment: str, seed: int) -> str:
+        """The same, with the directory of a run in the place of the name of a network."""
+        field, _, value = assignment.partition("=")
+        if field != "init_from" or value not in self.before:
+            return assignment
+        return f"{field}={self.folder / 'runs' / self.key(self.before[value], seed)}"
 
     def _call(self, core: int, words: Sequence[str], key: str) -> None:
         module, *arguments = words

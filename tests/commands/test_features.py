@@ -233,7 +233,7 @@ def test_files_none_of_which_can_be_used(monkeypatch, capsys, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--out=f.npy", "a.jpg"], "--workdir is missing"),
+        (["--workdir=", "--out=f.npy", "a.jpg"], "--workdir= is empty"),
         (["--workdir=W", "--out=f.npy"], "give either --split=NAME"),
         (["--workdir=W", "--out=f.npy", "--split=test", "a.jpg"], "give either --split=NAME"),
         (["--workdir=W", "a.jpg"], "--out is missing"),

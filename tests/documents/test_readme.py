@@ -65,10 +65,10 @@ def test_the_speed_table_is_from_the_benchmark() -> None:
     for line in lines:
         name, *rates = (cell.strip() for cell in line.strip("|").split("|"))
         starts = {"this network": "jax_1x1", "two towers": "jax_1x2"}
-        starts |= {"PyTorch": "torch", "onnxruntime": "onnx"}
+        starts |= {"PyTorch": "torch_(eager|compiled)", "onnxruntime": "onnx"}
         (start,) = (key for word, key in starts.items() if name.startswith(word))
         for session, rate in zip(sessions, rates, strict=True):
-            of_start = [v for key, v in medians.items() if key.startswith(f"{session}/{start}")]
+            of_start = [v for key, v in medians.items() if re.match(f"{session}/{start}", key)]
             assert rate == (f"{max(of_start):,.1f}" if of_start else ""), (name, session)
     rows = {row["key"]: row for row in result("input/benchmark.json")["rows"]}
     (crops,) = (row for key, row in rows.items() if "host" in row["name"])

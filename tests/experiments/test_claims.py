@@ -18,7 +18,7 @@ from alexnet_jax.evaluation.trained_network import TrainedNetwork
 from alexnet_jax.model import make_mesh
 from alexnet_jax.settings.fields import flatten
 from experiments.claims import __main__ as command
-from experiments.claims import page, picture, pooling, relu, statistics
+from experiments.claims import neighbours, page, picture, pooling, relu, statistics
 from experiments.claims.catalogue import CLAIMS
 from experiments.claims.claim import Claim, Comparison, Run, errors, unchanged
 from experiments.claims.curves import steps_until
@@ -58,6 +58,16 @@ def test_intervals_hold_the_truth_in_95_of_100() -> None:
     assert np.mean([found.low < 1 < found.high for found in intervals]) == pytest.approx(
         0.95, abs=0.02
     )
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
+    """The textbook's case; and of the logarithm of a mean, about that over the mean."""
+    values = np.random.default_rng(0).normal(10, 1, 40)
+    found = statistics.jackknife(lambda some: float(values[list(some)].mean()), 40)
+    np.testing.assert_allclose(found, values)
+    found = statistics.jackknife(lambda some: math.log(values[list(some)].mean()), 40)
+    assert np.mean(found) == pytest.approx(math.log(values.mean()))
+    assert np.std(found) == pytest.approx(values.std() / values.mean(), rel=0.05)
 
 
 def test_a_difference_is_of_runs_that_share_a_seed() -> None:
@@ -186,6 +196,13 @@ def test_a_silenced_tower_tells_nobody_anything(tower: int) -> None:
 # --- the command ----------------------------------------------------------------------------------
 
 
+def test_neighbours_of_the_same_class_are_counted() -> None:
+    """Of ten points on a line, the six nearest to the first are 0 to 5, to the last 4 to 9."""
+    points, labels = np.arange(10.0)[:, None], np.array([0, 0, 0, 1, 1, 1, 1, 1, 1, 1])
+    found = neighbours.share(points[[0, 9]], labels[[0, 9]], points, labels)
+    assert found == pytest.approx(100 * (3 + 6) / 12)
+
+
 def test_the_list_of_claims_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """Each with its section, what 2012 found, and its command."""
     command.main([])
@@ -203,23 +220,36 @@ def worse(config: ConfigDict) -> None:
     config.optim.learning_rate = 1e-7
 
 
+def from_worse(config: ConfigDict) -> None:
+    """Another."""
+    config.init_from = "worse"
+
+
 @pytest.mark.slow
 def test_a_claim_is_run_judged_and_not_run_again(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With real runs, two seeds of two networks; what is in the journal is not trained again."""
-    claim = Claim("tiny", "0", "It learns", "so", {"a": unchanged, "b": worse}, errors(0.1))
+    """With real runs, two seeds of three networks, one of which starts from the weights of another,
+    of the same seed; what is in the journal is not trained again."""
+    arms = {"a": unchanged, "b": worse, "c": from_worse}
+    claim = Claim("tiny", "0", "It learns", "so", arms, errors(0.1), before={"worse": worse})
     monkeypatch.setitem(CLAIMS, "tiny", claim)
     arguments = ["tiny", f"--config={tiny.config}", "--seeds=2", f"--out={tmp_path / 'out'}"]
     command.main(arguments)
     found = json.loads((tmp_path / "out" / "tiny.json").read_text())[str(tiny.config)]
-    (comparison,) = found["comparisons"]
+    comparison, _ = found["comparisons"]
     assert found["seeds"] == [0, 1] and len(comparison["base"]) == 2
     assert found["arms"]["b"]["command"].endswith("--config.optim.learning_rate=1e-07")
     assert (tmp_path / "out" / "tiny.png").stat().st_size > 1000
     assert comparison["verdict"] in (tmp_path / "out" / "claims.md").read_text()
     journal = (tmp_path / "out" / "runs.jsonl").read_text()
-    assert len(journal.splitlines()) == 4
+    assert len(journal.splitlines()) == 6
+    assert found["arms"]["c"]["command"].endswith("--config.init_from=worse")
+    told = [log.read_text() for log in (tmp_path / "out" / "logs").iterdir()]
+    starts = {line.split()[-1] for text in told for line in text.splitlines() if "first w" in line}
+    given = [settings.read(Path(start[:-1]) / "config.json") for start in starts]
+    assert sorted(config.seed for config in given) == [0, 1]
+    assert all(config.optim.learning_rate == 1e-7 for config in given)
     command.main(arguments)
     assert (tmp_path / "out" / "runs.jsonl").read_text() == journal
     capsys.readouterr()
