@@ -79,6 +79,8 @@ def keep_weights(trained: Path, network: Path) -> int:
         copy = shutil.copytree if (trained / name).is_dir() else shutil.copy
         copy(trained / name, network / name)
     (network / ".saved").unlink(missing_ok=True)
+    for said in network.rglob("commit_success.txt"):  # it names the directory
+        said.write_text("")
     return int(record["step"])
 
 
