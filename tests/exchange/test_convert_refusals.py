@@ -313,7 +313,7 @@ def test_other_refusals(tmp_path: Path) -> None:
     (tmp_path / "w.h5").write_bytes(b"x")
     refused(
         tmp_path / "w.h5",
-        ".onnx, .pth, .pt, .pth.tar, .ckpt, .safetensors",
+        ".onnx, .pth, .pt, .pth.tar, .ckpt, .safetensors, .caffemodel, .npy",
     )
     graph = other.bvlc_like(dropout=0).save(tmp_path / "w.onnx")
     with pytest.raises(FileNotFoundError):
@@ -331,7 +331,7 @@ def test_other_refusals(tmp_path: Path) -> None:
         np.savez(file, a=np.ones(2), b=np.ones(2))
     with pytest.raises(UserError, match="holds several arrays"):
         convert(graph, tmp_path / "w", mean_file=mean)
-    with pytest.raises(UserError, match="belongs to --pixels=caffe, not to torchvision"):
+    with pytest.raises(UserError, match="belongs to --pixels=caffe, not to RGB pixels"):
         convert(graph, tmp_path / "w", mean_file=mean, pixels="torchvision")
     assert not (tmp_path / "w").exists()
     for out in (tmp_path, graph):
