@@ -152,7 +152,6 @@ def kernels(shape: Sequence[int], rng: np.random.Generator) -> list[np.ndarray]:
 
 
 SMALL = (8, 12, 16, 16, 8, 24, 16, 10)
-FULL = (96, 256, 384, 384, 256, 4096, 4096, 1000)
 
 
 def alexnet(

@@ -14,7 +14,7 @@ import numpy as np
 from alexnet_jax.errors import UserError
 
 # Numbers, names, types and defaults as in src/caffe/proto/caffe.proto of BVLC/caffe. A star is a
-# repeated field; enumerations are integers; packed floats are bytes here.
+# repeated field; enumerations are integers; packed floats and names of files are bytes here.
 MESSAGES = {
     "BlobShape": "dim 1 int64*",
     "BlobProto": (
@@ -22,9 +22,9 @@ MESSAGES = {
         "shape 7 BlobShape, double_data 8 bytes"
     ),
     "TransformationParameter": (
-        "scale 1 float=1, crop_size 3 int64, mean_file 4 string, mean_value 5 float*"
+        "scale 1 float=1, crop_size 3 int64, mean_file 4 bytes, mean_value 5 float*"
     ),
-    "DataParameter": "scale 2 float=1, mean_file 3 string, crop_size 5 int64",  # until 2014
+    "DataParameter": "scale 2 float=1, mean_file 3 bytes, crop_size 5 int64",  # until 2014
     "MemoryDataParameter": "batch_size 1 int64, channels 2 int64, height 3 int64, width 4 int64",
     "InputParameter": "shape 1 BlobShape*",
     "ConvolutionParameter": (

@@ -181,7 +181,7 @@ def report(made: dict[str, Any], file: str, out: Path) -> None:
     shown = mean if isinstance(mean, str) else "RGB {:.2f}, {:.2f}, {:.2f}".format(*mean)
     print(f"Now it takes RGB pixels 0..255 minus a mean image, {shown}.")
     if (theirs := made["trained_with_mean"]) and not isinstance(mean, str):
-        print(f"It was trained with the mean image {theirs!r}: --mean_file=PATH.")
+        print(f"In training this was {Path(theirs).name!r}: --mean_file=PATH takes that.")
     print(f"\nIn {out}: config.json, checkpoints/, input/, converted.json. Next:\n")
     workdir = shlex.quote(f"--workdir={out}")
     print(f"    python -m alexnet_jax.predict {workdir} photo.jpg")

@@ -7,6 +7,7 @@ serves training alone, the losses and the layers that bring images, is left out;
 how large the images are, and what is done to their pixels.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +41,10 @@ def read(path: Path) -> Weights:
             "is in Caffe's first format (V0): make it a newer one by Caffe's own "
             "upgrade_net_proto_binary OLD NEW"
         )
+    for layer in layers:
+        named = (layer.name, type_of(layer), *layer.bottom, *layer.top)
+        if not all(isinstance(text, str) for text in named):  # as it is where it is not UTF-8
+            raise UserError(f"has a layer {layer.name!r} with a name that is no text")
     images = images_of(net, layers)
     found = weights_of(graph_of(layers, images.side or (SIDE, SIDE)))
     size = "" if images.side else f", which do not say how large images are: {SIDE} pixels"
@@ -84,7 +89,7 @@ def images_of(net: Any, layers: Sequence[Any]) -> Images:
             layer.window_data_param,
         ):
             sides.append([said.crop_size] * 2)
-            mean_file = mean_file or said.mean_file
+            mean_file = mean_file or said.mean_file.decode(errors="replace")
             if said.scale != 1:
                 if not 1e-6 < said.scale < 1e6:
                     refuse(layer, f"multiplies pixels by {said.scale:g}")
@@ -121,19 +126,13 @@ def graph_of(layers: Sequence[Any], side: tuple[int, int]) -> Any:
         raise UserError("a .caffemodel file needs onnx: pip install onnx") from error
     nodes: list[Any] = []
     tensors: dict[str, Any] = {}
-    images: list[Any] = []
     values: dict[str, str] = {}  # what a blob holds now: a layer may write where it reads
     flat = False
     for number, layer in enumerate(layers):
         kind = type_of(layer)
         if not layer.bottom or kind in MEASURES or kind.endswith("Loss"):
             continue  # brings images, or serves training
-        for blob in layer.bottom:
-            if blob not in values:  # made by no layer but those that bring images
-                values[blob] = blob
-                shape = [1, 3, *side]
-                images.append(helper.make_tensor_value_info(blob, onnx.TensorProto.FLOAT, shape))
-        inputs = [values[blob] for blob in layer.bottom]
+        inputs = [values.get(blob, blob) for blob in layer.bottom]
         if kind == "Split" and len(inputs) == 1:  # which Caffe adds where several read one blob
             values |= dict.fromkeys(layer.top, *inputs)
             continue
@@ -151,14 +150,17 @@ def graph_of(layers: Sequence[Any], side: tuple[int, int]) -> Any:
         values |= zip(layer.top, outputs, strict=True)
         name = layer.name or f"layer {number}"
         nodes.append(helper.make_node(node.kind, inputs, outputs, name=name, **node.attributes))
-    read_by = {name for node in nodes for name in node.input}
-    ends = [
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        for node in nodes
-        for name in node.output
-        if name not in read_by
-    ]
-    graph = helper.make_graph(nodes, "caffe", images, ends, list(tensors.values()))
+    read_by = dict.fromkeys(name for node in nodes for name in node.input)
+    made_by = dict.fromkeys(name for node in nodes for name in node.output)
+    images = [name for name in read_by if name not in made_by.keys() | tensors.keys()]
+    values_of = functools.partial(helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT)
+    graph = helper.make_graph(
+        nodes,
+        "caffe",
+        [values_of(name, shape=[1, 3, *side]) for name in images],
+        [values_of(name, shape=None) for name in made_by if name not in read_by],
+        list(tensors.values()),
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
 
 

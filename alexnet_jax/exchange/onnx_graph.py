@@ -68,7 +68,7 @@ class Chain:
         self.graph = model.graph
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
         for node in self.graph.node:
-            if re.search("Quantize|^Q[A-Z]|Integer$", node.op_type):
+            if re.search("[Qq]uantize|^Q[A-Z]|Integer$", node.op_type):
                 refuse(
                     node,
                     "computes with whole numbers of 8 bits: give the float file that this one was "

@@ -94,6 +94,9 @@ def test_whole_numbers(kind: str, tmp_path: Path) -> None:
         node.domain = "com.microsoft"
     graph.nodes.insert(0, node)
     path = graph.save(tmp_path / "a.onnx", checked=False)
+    model = onnx.load(path)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, path)
     message = f"the {kind} 'first' computes with whole numbers of 8 bits: .*bvlcalexnet-12.onnx"
     with pytest.raises(UserError, match=message):
         convert(path, tmp_path / "w")
