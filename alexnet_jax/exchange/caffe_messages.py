@@ -130,7 +130,7 @@ def read(message: str, path: Path) -> Any:
         return classes()[message].FromString(path.read_bytes())  # type: ignore[attr-defined]
     except DecodeError as error:
         raise UserError(
-            f"cannot be read as Caffe's binary {message}: it is damaged, or something else"
+            f"cannot be read as Caffe's binary {message}: damaged, or something else"
         ) from error
 
 

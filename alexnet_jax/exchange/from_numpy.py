@@ -133,7 +133,7 @@ def unpickled(path: Path) -> Mapping[str, Any]:
         except UserError:
             raise
         except Exception as error:  # of the many of a damaged pickle
-            raise UserError(f"cannot be read as .npy: {' '.join(str(error).split())}") from error
+            raise UserError("cannot be read as .npy: damaged, or something else") from error
     if not kind.hasobject:
         raise UserError(f"holds an array of shape {shape}, expected a dict of layers")
     if isinstance(found, _Array) and found.holds_objects():
@@ -202,8 +202,11 @@ class _Bytes:
         raise ValueError("bytes with a state")
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows arrays alone, and of these only the description."""
+class _Unpickler(pickle._Unpickler):
+    """Knows arrays alone, and of these only the description.
+
+    Python's own, not the faster one in C, of which ten bytes can ask for all memory (LONG_BINPUT).
+    """
 
     known: Mapping[tuple[str, str], type] = {
         ("multiarray", "_reconstruct"): _Array,
@@ -229,4 +232,6 @@ class _Unpickler(pickle.Unpickler):
 
 def _text(value: Any) -> str:
     """Text, also where Python 2 wrote bytes."""
-    return value.decode("latin1") if isinstance(value, bytes) else str(value)
+    if not isinstance(value, str | bytes):
+        raise UserError(f"has a name of type {type(value).__name__}, expected text")
+    return value.decode("latin1") if isinstance(value, bytes) else value

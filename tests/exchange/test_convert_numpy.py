@@ -154,6 +154,8 @@ def test_what_is_no_such_dict(tmp_path: Path) -> None:
             "has no layer conv1, as BVLC's AlexNet has; it has c",
         ),
         (saved(arrays | {"fc9": arrays["fc8"]}), "has a layer fc9, which BVLC's AlexNet has not"),
+        (saved({3: arrays["conv1"]}), "has a name of type int, expected text"),
+        (headed(b"\x80\x02Nr\xff\xff\xff\x7f."), "holds no dict"),  # a place of 16 GB for None
         (saved(arrays | {"fc8": 3}), "fc8 is no pair of a kernel and a bias"),
         (saved(arrays | {"fc8": [3, 4]}), "the kernel of fc8 is no array of numbers"),
         (saved(arrays | {"fc8": [ones, np.array([1, 2])]}), "the bias of fc8 is damaged: it is of"),
