@@ -31,6 +31,8 @@ def bvlc_arrays() -> Arrays:
     for layer in caffe.alexnet(WIDTHS, 227, (11, 4)):
         if layer.kind == "Convolution":
             kernel, bias = layer.arrays
+            if layer.name == "conv1":
+                kernel = 100 * kernel  # to responses for which Caffe's weak LRN matters
             found[layer.name] = [kernel.transpose(2, 3, 1, 0).copy(), bias]
         elif layer.kind == "InnerProduct":
             kernel, bias = layer.arrays
