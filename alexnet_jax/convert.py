@@ -33,8 +33,9 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--mean_file",
         type=cli.path,
-        help="With caffe's pixels: the mean image in BGR order, 256x256x3 or 3x256x256, as .npy or "
-        ".binaryproto; if not given the mean pixel that FILE names, or ImageNet's.",
+        help="With caffe's pixels: the mean image in BGR order, SxSx3 or 3xSxS, as .npy or "
+        ".binaryproto; S is the size of the pictures, most often 256. If not given, the mean pixel "
+        "that FILE names, or ImageNet's.",
     )
     parser.add_argument(
         "--classes",

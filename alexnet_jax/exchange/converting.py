@@ -78,8 +78,8 @@ def convert(
         raise UserError(f"{file} does not say what pixels it was trained to see: give {ways}")
     seen = found.seen if found.seen and pixels == found.pixels else weights.PIXELS[pixels]
     names = class_names(network.classes, classes)
-    config = config_of(network, aligned=mean_file is not None)
-    mean_image = mean_of(seen, config.data.size, mean_file)
+    mean_image = mean_of(seen, network.input_size, mean_file)
+    config = config_of(network, len(mean_image), aligned=mean_file is not None)
     params, folded = weights.params_of(found, network, seen)
     made = {
         "file": file.name,
@@ -98,28 +98,36 @@ def convert(
     return made
 
 
-def config_of(network: Network, *, aligned: bool) -> ConfigDict:
-    """A run's configuration with the network in it; pictures are 256 pixels or its input's size.
+def config_of(network: Network, size: int, *, aligned: bool) -> ConfigDict:
+    """A run's configuration with the network in it.
 
     Args:
         network: the network.
+        size: of the pictures that it is shown crops of, pixels.
         aligned: a mean image is subtracted where the crop was, as Caffe does.
     """
     config = base.get_config()
     config.model = ConfigDict(dataclasses.asdict(network))
-    config.data.size = max(config.data.size, network.input_size)
+    config.data.size = size
     config.data.mean = "aligned" if aligned else "centre"
     settings.check(config)
     return config
 
 
-def mean_of(seen: weights.Pixels, size: int, mean_file: Path | None) -> np.ndarray:
-    """The mean image, RGB, (size, size, 3) float32.
+def mean_of(seen: weights.Pixels, input_size: int, mean_file: Path | None) -> np.ndarray:
+    """The mean image, RGB, (S, S, 3) float32: as large as the pictures were that it is the mean of.
+
+    Args:
+        seen: the pixels.
+        input_size: of the network, pixels.
+        mean_file: Caffe's mean image. None for the mean pixel everywhere; S is then 256, or the
+            size of the input.
 
     Raises:
         UserError: the file is no such image, or none belongs to such pixels.
     """
     if mean_file is None:
+        size = max(base.get_config().data.size, input_size)
         return np.full((size, size, 3), seen.mean, np.float32)
     if seen.order != "BGR":
         raise UserError(f"--mean_file={mean_file} belongs to --pixels=caffe, not to {seen}")
@@ -134,11 +142,13 @@ def mean_of(seen: weights.Pixels, size: int, mean_file: Path | None) -> np.ndarr
         raise UserError(f"--mean_file={mean_file} is no .npy file of numbers: {error}") from error
     except UserError as error:
         raise UserError(f"--mean_file={mean_file} {error}") from error
-    if image.shape == (3, size, size):
+    if image.ndim == 3 and image.shape[0] == 3:
         image = image.transpose(1, 2, 0)
-    if image.shape != (size, size, 3):
+    size = image.shape[0] if image.ndim else 0
+    if image.shape != (size, size, 3) or size < input_size:
         raise UserError(
-            f"--mean_file={mean_file} has shape {image.shape}, expected {(size, size, 3)}, BGR"
+            f"--mean_file={mean_file} has shape {image.shape}, expected (S, S, 3) or (3, S, S), "
+            f"BGR, with S the size of the pictures, at least {input_size}"
         )
     return weights.numbers(f"--mean_file={mean_file}", image)[:, :, ::-1].astype(np.float32)
 

@@ -43,7 +43,7 @@ def read(path: Path) -> Weights:
         )
     for layer in layers:
         named = (layer.name, type_of(layer), *layer.bottom, *layer.top)
-        if not all(isinstance(text, str) for text in named):  # as it is where it is not UTF-8
+        if not all(isinstance(text, str) and text.isprintable() for text in named):
             raise UserError(f"has a layer {layer.name!r} with a name that is no text")
     images = images_of(net, layers)
     found = weights_of(graph_of(layers, images.side or (SIDE, SIDE)))

@@ -232,6 +232,7 @@ class _Unpickler(pickle._Unpickler):
 
 def _text(value: Any) -> str:
     """Text, also where Python 2 wrote bytes."""
-    if not isinstance(value, str | bytes):
+    text = value.decode("latin1") if isinstance(value, bytes) else value
+    if not isinstance(text, str) or not text.isprintable():
         raise UserError(f"has a name of type {type(value).__name__}, expected text")
-    return value.decode("latin1") if isinstance(value, bytes) else value
+    return text

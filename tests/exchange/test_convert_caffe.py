@@ -1,6 +1,7 @@
 """Caffe's own files: networks that answer as PyTorch and OpenCV say, means, and what is refused."""
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -177,16 +178,18 @@ def test_mean_images(old: bool, tmp_path: Path) -> None:
     path = tmp_path / "mean.binaryproto"
     channels = image.transpose(2, 0, 1)
     path.write_bytes(caffe.blob(channels if old else channels[None], old))
-    np.testing.assert_array_equal(converting.mean_of(PIXELS["caffe"], 256, path), image[:, :, ::-1])
+    np.testing.assert_array_equal(converting.mean_of(PIXELS["caffe"], 227, path), image[:, :, ::-1])
     path.write_bytes(caffe.blob(channels[:, :100]))
-    with pytest.raises(UserError, match=r"shape \(3, 100, 256\), expected \(256, 256, 3\)"):
-        converting.mean_of(PIXELS["caffe"], 256, path)
+    with pytest.raises(UserError, match=r"shape \(100, 256, 3\), expected \(S, S, 3\)"):
+        converting.mean_of(PIXELS["caffe"], 227, path)
+    path.write_bytes(caffe.blob(channels[:, :200, :200]))
+    assert converting.mean_of(PIXELS["caffe"], 200, path).shape == (200, 200, 3)
     path.write_bytes(caffe.blob(channels)[:-40])
     with pytest.raises(UserError, match=r"--mean_file=.* cannot be read as Caffe's binary"):
-        converting.mean_of(PIXELS["caffe"], 256, path)
+        converting.mean_of(PIXELS["caffe"], 227, path)
     path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"shape \(0, 0, 0, 0\), expected"):
-        converting.mean_of(PIXELS["caffe"], 256, path)
+    with pytest.raises(UserError, match=r"shape \(0, 0, 0, 0\), expected .* at least 227"):
+        converting.mean_of(PIXELS["caffe"], 227, path)
 
 
 def changed(name: str, **changes: Any) -> list[Layer]:
@@ -259,6 +262,15 @@ REFUSED: dict[str, Callable[[], list[Layer]]] = {
 }
 
 
+def test_libraries_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says what to install."""
+    path = caffe.save(tmp_path / "a.caffemodel", alexnet())
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    refused(path, "a .caffemodel file needs onnx: pip install onnx")
+    monkeypatch.setitem(sys.modules, "google.protobuf.message", None)
+    refused(path, "a .caffemodel file needs protobuf: pip install protobuf")
+
+
 @pytest.mark.parametrize("message", REFUSED)
 def test_what_this_network_cannot_be(message: str, tmp_path: Path) -> None:
     """Each is refused by the layer's name with the reason, and nothing is left behind."""
@@ -314,7 +326,7 @@ def test_bytes_that_are_wrong(tmp_path: Path) -> None:
 def test_the_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The mean image and the names as Caffe's users have them; without, what is missing is said."""
     path = caffe.save(tmp_path / "net.caffemodel", alexnet(), old=True)
-    mean = other.pictures(1)[0].astype(np.float32).transpose(2, 0, 1)
+    mean = other.pictures(1)[0, :64, :64].astype(np.float32).transpose(2, 0, 1)  # of small pictures
     (tmp_path / "mean.binaryproto").write_bytes(caffe.blob(mean, old=True))
     (tmp_path / "names.txt").write_text("".join(f"/k/kind_{n} {n}\n" for n in range(10)))
     flags = [f"--classes={tmp_path}/names.txt", f"--mean_file={tmp_path}/mean.binaryproto"]
@@ -323,7 +335,7 @@ def test_the_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{path}: Caffe network of 24 layers, " in said
     assert "minus a mean image, mean.binaryproto." in said and "In training" not in said
     loaded = alexnet_jax.load(tmp_path / "w", mesh=make_mesh(1, 1))
-    assert loaded.classes[9] == "kind_9"
+    assert loaded.classes[9] == "kind_9" and loaded.config.data.size == 64
     np.testing.assert_array_equal(loaded.viewer.mean_image, mean[::-1].transpose(1, 2, 0))
 
     assert command.main([str(path), f"--out={tmp_path}/w2"]) == 0

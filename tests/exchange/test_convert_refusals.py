@@ -320,7 +320,7 @@ def test_other_refusals(tmp_path: Path) -> None:
         convert(tmp_path / "none.onnx", tmp_path / "w")
     mean = tmp_path / "mean.npy"
     for array, message in (
-        (np.ones((3, 4, 5)), "has shape (3, 4, 5), expected (256, 256, 3)"),
+        (np.ones((3, 4, 5)), "has shape (4, 5, 3), expected (S, S, 3) or (3, S, S), BGR"),
         (np.array({}), "is no .npy file of numbers"),
         (np.full((256, 256, 3), np.nan), "not finite"),
     ):
