@@ -92,7 +92,7 @@ def convert(
         "folded": folded,
         "parameters": sum(array.size for pair in params.values() for array in pair.values()),
         "classes": network.classes,
-        "named_by": classes.name if classes else "ImageNet" if len(names) == 1000 else "number",
+        "class_names": classes.name if classes else None,
     }
     write(out, config, params, mean_image, names, made)
     return made
@@ -181,8 +181,9 @@ def report(made: dict[str, Any], file: str, out: Path) -> None:
     print(
         f"{file}: {made['format']}, {made['parameters']:,} parameters, {made['classes']:,} classes"
     )
-    if made["named_by"] == "number":
-        print("Their names are class0, class1, ...: --classes=FILE gives others, a line each.")
+    if not made["class_names"]:
+        names = "ImageNet's" if made["classes"] == 1000 else "class0, class1, ..."
+        print(f"Their names are {names}: --classes=FILE gives others, a line each.")
     print(f"sha256 {made['sha256']}")
     print(f"Trained on {made['seen']} (--pixels={made['pixels']}). Folded in:")
     for line in made["folded"]:

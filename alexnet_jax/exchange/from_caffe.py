@@ -138,8 +138,8 @@ def graph_of(layers: Sequence[Any], side: tuple[int, int]) -> Any:
             continue
         node = node_of(layer)
         if kind == "InnerProduct" and not flat:
-            nodes.append(helper.make_node("Flatten", inputs, [f"{number}"], name=layer.name))
-            inputs = [f"{number}"]
+            nodes.append(helper.make_node("Flatten", inputs, [f"{number}/flat"], name=layer.name))
+            inputs = [f"{number}/flat"]
         flat = flat or kind in ("InnerProduct", "Flatten")
         for name, array in weights_in(layer, node.dimensions):
             if name in tensors:

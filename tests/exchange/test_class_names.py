@@ -63,7 +63,7 @@ def test_a_converted_network_answers_by_the_names(tmp_path: Path) -> None:
     path = other.bvlc_like().save(tmp_path / "a.onnx")
     (tmp_path / "names.txt").write_text("".join(f"/x/place {n} {n}\n" for n in range(10)))
     made = convert(path, tmp_path / "w", classes=tmp_path / "names.txt")
-    assert made["named_by"] == "names.txt"
-    assert json.loads((tmp_path / "w/converted.json").read_text())["named_by"] == "names.txt"
+    assert made["class_names"] == "names.txt"
+    assert json.loads((tmp_path / "w/converted.json").read_text())["class_names"] == "names.txt"
     loaded = alexnet_jax.load(tmp_path / "w", mesh=make_mesh(1, 1))
     assert loaded.classes == [f"place {n}" for n in range(10)]
