@@ -1,10 +1,8 @@
 """Weights that cannot be imported are refused in one line that names them; nothing is run or left.
 
-What can be imported is in `test_convert`.
+What can be imported is in `test_convert`, and that nothing in a file is run in `test_traps`.
 """
 
-import os
-import pickle
 import re
 import sys
 from collections.abc import Callable
@@ -231,38 +229,6 @@ def test_wrong_tensors(
         k: v for k, v in {**other.torchvision_arrays(), name: array}.items() if v is not None
     }
     refused(other.saved(changed, tmp_path / "w.safetensors"), message)
-
-
-class Malicious:
-    """Makes a directory when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize("form", ["zip", "legacy", "pickle", "pickle 2", "wrapped"])
-def test_nothing_in_a_file_is_run(
-    form: str, reference: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Even where the environment asks torch for it."""
-    import torch
-
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    path, trap = tmp_path / "w.pth", tmp_path / "trap"
-    content: Any = {"features.0.weight": Malicious(trap)}
-    if form.startswith("pickle"):
-        path.write_bytes(pickle.dumps(content, 2 if form == "pickle 2" else None))
-    elif form == "wrapped":
-        torch.save({"state_dict": content}, path)
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    refused(path, "Nothing in it was run")  # and made no directory
-    with path.open("rb") as file:
-        pickle.load(file) if "pickle" in form else torch.load(file, weights_only=False)
-    assert trap.is_dir(), "the trap does not work, so the test holds nothing"
 
 
 def test_what_is_no_state_dict(reference: ModuleType, tmp_path: Path) -> None:
