@@ -1,9 +1,9 @@
 """Takes in weights that another program trained: `python -m alexnet_jax.convert FILE --out=W`.
 
-FILE is the BVLC AlexNet of the ONNX model zoo (`.onnx`, or any graph that is such a network), or
-the state dict of torchvision's `alexnet` (`.pth`, `.pt`, `.safetensors`). W is then a directory
-like that of a run, for `alexnet_jax.load(W)` and all else that takes one. Nothing in FILE is ever
-executed.
+FILE is an AlexNet of Caffe (`.caffemodel`, or `bvlc_alexnet.npy`), of the ONNX model zoo (`.onnx`,
+or any graph that is such a network), or the state dict of torchvision's `alexnet` (`.pth`, `.pt`,
+`.safetensors`). W is then a directory like that of a run, for `alexnet_jax.load(W)` and all else
+that takes one. Nothing in FILE is ever executed.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 from alexnet_jax import cli
 
 PIXELS = ("caffe", "torchvision")  # the names of `exchange.weights.PIXELS`
+FILES = ("mean_file", "classes")  # flags that name one
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -32,8 +33,16 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--mean_file",
         type=cli.path,
-        help="With caffe's pixels: the mean image in BGR order, 256x256x3 or 3x256x256, as .npy; "
-        "the mean pixel of ImageNet if not given.",
+        help="With caffe's pixels: the mean image in BGR order, SxSx3 or 3xSxS, as .npy or "
+        ".binaryproto; S is the size of the pictures, most often 256. If not given, the mean pixel "
+        "that FILE names, or ImageNet's.",
+    )
+    parser.add_argument(
+        "--classes",
+        type=cli.path,
+        help="The names of the classes, a line each, in the order of the outputs; lines of "
+        "categories_places365.txt (/a/airfield 0) and synset_words.txt are known. If not given, "
+        "1000 classes have ImageNet's names, others numbers.",
     )
     flags = parser.parse(argv)
     if len(flags.files) != 1:
@@ -48,11 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Converts, and says what was done; the exit code."""
     flags = parse_flags(argv)
     (file,) = flags.files
-    out, mean_file = Path(flags.out), Path(flags.mean_file) if flags.mean_file else None
+    out = Path(flags.out)
+    options = {name: Path(flag) if (flag := getattr(flags, name)) else None for name in FILES}
     with cli.errors_in_one_line(f"{out} is no network unless it has a config.json"):
         from alexnet_jax.exchange import converting
 
-        made = converting.convert(Path(file), out, pixels=flags.pixels, mean_file=mean_file)
+        made = converting.convert(Path(file), out, pixels=flags.pixels, **options)
         converting.report(made, file, out)
     return 0
 

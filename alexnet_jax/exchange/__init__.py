@@ -1,5 +1,7 @@
 """Weights in and out: other programs' files become runs, and runs become other programs' files.
 
-from_onnx, from_torch, onnx_graph   read          converting   a run's directory of it
-weights                             folds         exporting    StableHLO, ONNX by `to_onnx`
+from_onnx, from_caffe, from_numpy, from_torch   read a file, by onnx_graph and caffe_messages
+weights, class_names                            fold it in, and name what it answers
+converting                                      makes a run's directory of it
+exporting                                       StableHLO, ONNX by to_onnx
 """

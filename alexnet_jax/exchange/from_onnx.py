@@ -31,7 +31,16 @@ def read(path: Path) -> Weights:
     Raises:
         UserError: onnx is missing, the file is damaged, or its graph is no such network.
     """
-    chain = Chain(load(path))
+    return weights_of(load(path))
+
+
+def weights_of(model: Any) -> Weights:
+    """The weights in an `onnx.ModelProto`.
+
+    Raises:
+        UserError: its graph is no such network.
+    """
+    chain = Chain(model)
     found = Found(chain)
     for node in chain.nodes():
         found.add(node)
@@ -97,11 +106,14 @@ class Found:
 
     def dense(self, node: Any) -> None:
         """A fully connected layer."""
+        if self.flat is None and self.chain.opset < 7:
+            self.flat = -1  # until then, Caffe2's exporter let it flatten the maps itself
         if self.flat is None or not self.layers:
             refuse(node, "comes before the maps of a convolution were flattened")
         if sum(not layer.convolves for layer in self.layers) == 3:
             refuse(node, "is a fourth fully connected layer")
-        found = attributes(node, alpha=1.0, beta=1.0, transA=0, transB=0)
+        # That the bias is of every image was to be said until opset 7.
+        found = attributes(node, alpha=1.0, beta=1.0, transA=0, transB=0, broadcast=1)
         for name, expected in {"alpha": 1, "beta": 1, "transA": 0}.items():
             if found[name] != expected:
                 refuse(node, f"has {name}={found[name]:g}, expected {expected}")
@@ -187,8 +199,8 @@ class Found:
 
     def reshape(self, node: Any) -> None:
         """Takes in the way from maps to one row of values for each image."""
-        attributes(node, allowzero=0)
-        shape = self.chain.stored(node, 1)
+        given = attributes(node, allowzero=0, shape=None)["shape"]  # until opset 5
+        shape = np.array(given) if given else self.chain.stored(node, 1)
         if shape.shape != (2,) or self.flat is not None:
             refuse(node, f"makes the shape {shape.tolist()}, expected a row for each image")
         self.flat = int(shape[1])
@@ -202,11 +214,13 @@ class Found:
 
     def dropout(self, node: Any) -> None:
         """Dropout; of a rate of 0, nothing."""
-        rate = attributes(node, ratio=0.5, seed=0)["ratio"]
+        at_test = int(self.chain.opset >= 7)  # before, the graph had to say so
+        found = attributes(node, ratio=0.5, seed=0, is_test=at_test)
+        rate = found["ratio"]
         given = [number for number, name in enumerate(node.input) if name]
         if 1 in given:
             rate = self.chain.number(node, 1)
-        if 2 in given and self.chain.number(node, 2):
+        if not found["is_test"] or (2 in given and self.chain.number(node, 2)):
             refuse(node, "is in training mode")
         if not 0 <= rate < 1:
             refuse(node, f"drops a share of {rate:g}, expected 0 to less than 1")

@@ -1,5 +1,6 @@
 """An ONNX file as a chain of nodes, with the numbers that it stores."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -62,10 +63,17 @@ class Chain:
         """Takes what `load` gives.
 
         Raises:
-            UserError: it does not take images.
+            UserError: it does not take images, or computes with whole numbers.
         """
         self.graph = model.graph
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+        for node in self.graph.node:
+            if re.search("[Qq]uantize|^Q[A-Z]|Integer$", node.op_type):
+                refuse(
+                    node,
+                    "computes with whole numbers of 8 bits: give the float file that this one was "
+                    "made from (of the model zoo's bvlcalexnet-12-int8.onnx, bvlcalexnet-12.onnx)",
+                )
         self.makers = {name: node for node in self.graph.node for name in node.output}
         self.held = {tensor.name: tensor for tensor in self.graph.initializer}
         inputs = [value for value in self.graph.input if value.name not in self.held]
@@ -147,6 +155,8 @@ def attributes(node: Any, **known: Any) -> dict[str, Any]:
     from onnx.helper import get_attribute_value
 
     for attribute in node.attribute:
+        if attribute.name == "consumed_inputs":
+            continue  # until opset 6: a hint about memory
         if attribute.name not in known:
             refuse(node, f"has an attribute {attribute.name}, which this network has not")
         value = get_attribute_value(attribute)

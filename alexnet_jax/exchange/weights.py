@@ -1,8 +1,8 @@
 """Weights that another program has trained, as this network takes them.
 
-`from_onnx` and `from_torch` read files; what they find is a list of layers in the layouts of
-Caffe and PyTorch. Here it becomes a `Network` and its parameters, with everything that the other
-program does in another way folded into the kernels:
+`from_onnx`, `from_caffe`, `from_numpy` and `from_torch` read files; what they find is a list of
+layers in the layouts of Caffe and PyTorch. Here it becomes a `Network` and its parameters, with
+everything that the other program does in another way folded into the kernels:
 
 * the input: here RGB pixels 0..255 minus a mean image; there perhaps BGR, or divided by something;
 * dropout: here units are multiplied by 1 - rate at test (section 4.2), there they are divided by it
@@ -32,7 +32,9 @@ class Pixels(NamedTuple):
     divisor: tuple[float, float, float]
 
     def __str__(self) -> str:
-        scaled = "" if set(self.divisor) == {1.0} else ", divided by their deviation"
+        scaled = ", divided by their deviation"
+        if len(set(self.divisor)) == 1:
+            scaled = "" if self.divisor[0] == 1 else f", divided by {self.divisor[0]:g}"
         return f"{self.order} pixels minus their mean{scaled}"
 
 
@@ -84,6 +86,8 @@ class Weights(NamedTuple):
         input_size: pixels.
         pixels: the one of `PIXELS` that such files are made for; None if that cannot be told.
         shared: the fields of `Network` that are no layer's own.
+        seen: those pixels, where the file itself says what is done to them.
+        mean_file: the name of the mean image that it was trained with, if the file has that.
     """
 
     format: str
@@ -91,6 +95,8 @@ class Weights(NamedTuple):
     input_size: int
     pixels: str | None
     shared: dict[str, Any]
+    seen: Pixels | None = None
+    mean_file: str = ""
 
 
 def numbers(name: str, array: np.ndarray) -> np.ndarray:
