@@ -68,9 +68,9 @@ class EmbeddedImages(tfds.core.GeneratorBasedBuilder):
         ),
         EmbeddedConfig(
             name="hard",
-            description="1000 + 1000 + 4000 images, 80 MB; the object may be small or half hidden.",
-            train=1000,
-            test=4000,
+            version=tfds.core.Version("1.1.0"),
+            description="2000 + 1000 + 2000 images; every other object is small and half hidden.",
+            train=2000,
             look="hard",
         ),
     ]
