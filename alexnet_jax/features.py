@@ -7,9 +7,9 @@
 
 Of a split of the run's dataset (`--split=test`), or of image files and folders. With the features
 are the names of the images, the numbers of their classes where these are known, and the facts: what
-the numbers are and where they are from. FILE.npy holds numbers alone; FILE.files.txt and FILE.json
-beside it have the rest. What cannot be used is named on stderr with the reason and has no row, and
-the exit code is 1.
+the numbers are and where they are from. FILE.npy holds numbers alone; FILE.files.txt and
+FILE.npy.json beside it have the rest. What cannot be used is named on stderr with the reason and
+has no row, and the exit code is 1.
 
 `--neighbours` draws the right half of the paper's Figure 4: the images that are nearest by the
 Euclidean distance of these features (section 6.1).

@@ -1,11 +1,11 @@
 """Features in files: `.npy`, `.npz`, `.h5`, `.mat` or `.csv`, one for each layer.
 
-FILE.npy holds numbers alone: beside it, `FILE.files.txt` has the name of every row, and after a tab
-the number of its class where that is known, and `FILE.json` the facts, which say what the numbers
+FILE.npy holds numbers alone: beside it, FILE.files.txt has the name of every row, and after a tab
+the number of its class where that is known, and FILE.npy.json the facts, which say what the numbers
 are and where they are from. FILE.npz, FILE.h5 and FILE.mat hold all of that: `features`, `files`,
 `labels` (-1: not known), `classes` (their names) and the facts. FILE.csv has a row for each image:
 its file, the name of its class, and the numbers under the names of the classes where they are of
-them; the facts are in FILE.json. In a folder are one file for each layer, `files.txt` and
+them; the facts are in FILE.csv.json. In a folder are one file for each layer, `files.txt` and
 `layers.json`.
 
 `.npy`, `.h5` and `.csv` are written as they are computed, in as little memory for many images as
@@ -72,7 +72,7 @@ def place(out: Path, form: str, layers: Sequence[str]) -> Place:
         importlib.import_module(NEEDS[form])
     if out.suffix == f".{form}":
         (layer,) = layers
-        facts = out.with_suffix(".json")
+        facts = Path(f"{out}.json")
         match form:
             case "npy":
                 return Place(form, {layer: out}, out.with_suffix(".files.txt"), facts)
@@ -420,7 +420,7 @@ def _named(row: Row) -> bytes:
 def _facts_of_all(
     there: Place, facts: Mapping[str, Facts], images: int, classes: Sequence[str]
 ) -> bytes:
-    """What FILE.json and layers.json say."""
+    """What FILE.npy.json and layers.json say."""
     named = {"names": there.names.name} if there.names else {}
     layers = [{"file": file, **about} for file, about in facts.items()]
     about = {"images": images, **named, "layers": layers, "classes": [*classes]}

@@ -56,12 +56,16 @@ def stages(network: TrainedNetwork) -> dict[str, np.ndarray]:
 
 
 def test_every_layer(network: TrainedNetwork, stages: dict[str, np.ndarray]) -> None:
-    """Each name gives its stage, and a bare name the layer's activations."""
+    """Each name gives its stage, alone as with all others; a bare name the layer's activations."""
     pictures = trained_fixtures.pictures(3)
+    found = network.features(pictures, [*network.layers])
+    assert [*found] == [*network.layers]
     for layer, stage in network.layers.items():
-        found = network.features(pictures, layer)
-        assert found.dtype == np.float32
-        assert fixtures.difference(found, stages[stage]) < 1e-5, layer
+        assert found[layer].dtype == np.float32
+        assert fixtures.difference(found[layer], stages[stage]) < 1e-5, layer
+    for layer in ("conv1/norm", "pool5", "fc7", "prob"):
+        alone = network.features(pictures, layer)
+        assert fixtures.difference(alone, stages[network.layers[layer]]) < 1e-5, layer
     assert network.layers["fc7"] == "fc7/activation" and network.layers["fc7/sum"] == "fc7"
     assert set(network.layers.values()) == stages.keys()
 
