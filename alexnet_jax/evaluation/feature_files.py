@@ -309,16 +309,15 @@ class Npz(Packed):
 
 
 class Mat(Packed):
-    """MATLAB's, of version 5; its header says who wrote it. `files` and `classes` are cells, and
-    `facts` is a struct."""
+    """MATLAB's, of version 5: `files` and `classes` are cells, and `facts` is a struct. That comes
+    last, where `cli.is_ours` looks for the mark."""
 
     def finish(self, rows: Sequence[Row]) -> None:
         """Packs the file."""
         from scipy import io as scipy_io
 
         def cells(names: Iterable[str]) -> np.ndarray:
-            found = [photos.printable(name) for name in names]
-            return np.array([*found, None], object)[:-1]  # of strings, not of their letters
+            return np.array([photos.printable(name) for name in names], object)
 
         content = {
             "features": self._features(),
@@ -328,13 +327,11 @@ class Mat(Packed):
             "facts": dict(self.facts),
         }
         scipy_io.savemat(self.file, content, long_field_names=True, oned_as="column")
-        self.file.seek(0)  # 116 bytes for people (MAT-File Format, level 5)
-        self.file.write(f"MATLAB 5.0 MAT-file, {self.facts['version']}".encode().ljust(116))
 
 
 class H5(Writer):
-    """HDF5, in chunks of some images. The facts are attributes of the file; the user block before
-    it says who wrote it."""
+    """HDF5, in chunks of some images. The facts are attributes of the file; they come first, where
+    `cli.is_ours` looks for the mark."""
 
     def __init__(self, *given: Any) -> None:
         """See `Writer`."""
@@ -342,7 +339,8 @@ class H5(Writer):
 
         super().__init__(*given)
         # By its name: the library wants to read what it writes.
-        self._h5 = h5py.File(self.file.name, "w", userblock_size=512, locking="best-effort")
+        self._h5 = h5py.File(self.file.name, "w", locking="best-effort")
+        self._h5.attrs.update(self.facts)
         room = self.dtype.itemsize * max(1, int(np.prod(self.shape)))
         self._features = self._h5.create_dataset(
             "features",
@@ -366,11 +364,7 @@ class H5(Writer):
             self._h5.create_dataset(name, data=[os.fsencode(line) for line in lines], dtype=text)
         for name, labels in _labels(rows).items():
             self._h5[name] = labels
-        self._h5.attrs.update(self.facts)
         self._h5.close()
-        self.file.seek(0)
-        self.file.write(f"{self.facts['version']}\n".encode())
-        self.file.flush()
 
     def close(self) -> None:
         """Closes what may be half written."""
