@@ -141,8 +141,10 @@ def write(
     classes = features.titles(network) if there.form == "csv" else network.class_names
     rows = write_batches(there, batches, shapes, facts, classes, overwrite=overwrite)
     for layer, path in there.features.items():
-        names = f"; names in {there.names}" if there.names else ""
-        print(f"{path}: {layer}, {wanted.dtype} {(len(rows), *shapes[layer])}{names}")
+        print(f"{path}: {layer}, {wanted.dtype} {(len(rows), *shapes[layer])}")
+    for beside, what in ((there.names, "names of the rows"), (there.facts, "what they are")):
+        if beside:
+            print(f"{beside}: {what}")
     return rows, read(there.features[wanted.layers[0]]) if kept else None
 
 
@@ -338,8 +340,8 @@ class H5(Writer):
         import h5py
 
         super().__init__(*given)
-        # By its name: the library wants to read what it writes.
-        self._h5 = h5py.File(self.file.name, "w", locking="best-effort")
+        self._disk = _Disk(self.file.name, "r+")
+        self._h5 = h5py.File(self._disk, "w")
         self._h5.attrs.update(self.facts)
         room = self.dtype.itemsize * max(1, int(np.prod(self.shape)))
         self._features = self._h5.create_dataset(
@@ -354,6 +356,7 @@ class H5(Writer):
         """Takes some more."""
         self._features.resize(len(self._features) + len(values), axis=0)
         self._features[-len(values) :] = values
+        self._disk.check()
 
     def finish(self, rows: Sequence[Row]) -> None:
         """Completes the file."""
@@ -365,10 +368,44 @@ class H5(Writer):
         for name, labels in _labels(rows).items():
             self._h5[name] = labels
         self._h5.close()
+        self._disk.check()
 
     def close(self) -> None:
         """Closes what may be half written."""
         self._h5.close()
+        self._disk.close()
+
+
+class _Disk(io.FileIO):
+    """The file below HDF5, which is not told that a disk is full: it would crash on closing."""
+
+    failed: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Writes all, or keeps the reason why not."""
+        rest = memoryview(data)
+        while rest and not self.failed:
+            with self._kept():
+                rest = rest[super().write(rest) :]
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Makes it as long, or keeps the reason why not."""
+        with self._kept():
+            super().truncate(size)
+        return self.tell() if size is None else size
+
+    def check(self) -> None:
+        """Raises what was kept."""
+        if self.failed:
+            raise self.failed
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failed = self.failed or error
 
 
 class Csv(Writer):

@@ -102,7 +102,8 @@ def stage_of(network: Network, layer: str) -> str:
     if isinstance(layer, str) and layer in known:
         return known[layer]
     why = ""
-    if isinstance(layer, str) and re.fullmatch(r"(features|classifier)\.\d+|avgpool", layer):
+    theirs = isinstance(layer, str) and re.fullmatch(r"(features|classifier)\.\d+|avgpool", layer)
+    if theirs and not torchvision_names(network):
         why = " (this network is not made like torchvision's, whose modules have such names)"
     raise UserError(f"there is no layer {layer!r}{why}: one of {', '.join(own_names(network))}")
 
@@ -121,7 +122,12 @@ def shapes(network: Network) -> dict[str, tuple[int, ...]]:
         model.shapes(),
         images,
     )
-    found = {stage: array.shape[1:] for stage, array in stages.items()}
+    in_order = [
+        f"{name}/{word}" if word else name
+        for name, layer in _layers(network).items()
+        for word in ("", *layer.after.split())
+    ]
+    found = {stage: stages[stage].shape[1:] for stage in (*in_order, "fc8")}
     return found | {PROBABILITIES: found["fc8"]}
 
 

@@ -51,6 +51,15 @@ def written(folder: Path, form: str, dtype: str = "float32") -> Place:
     return there
 
 
+def another(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A process that knows the modules of the tests."""
+    here = Path(__file__).parent
+    places = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(places)}
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
 # --- other readers --------------------------------------------------------------------------------
 
 
@@ -202,6 +211,34 @@ def test_nothing_half_written_has_the_name(tmp_path: Path, form: str) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["old"]
 
 
+FULL = """
+import contextlib, resource, signal, sys
+from pathlib import Path
+from test_feature_files import written
+from alexnet_jax import cli
+from alexnet_jax.evaluation import feature_files
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+for size in (7000, 600):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, 7000))
+    for form in feature_files.WRITERS:
+        with contextlib.suppress(SystemExit), cli.errors_in_one_line():
+            written(Path(sys.argv[1]) / "new", form)
+            print(form, size)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are other limits")
+def test_a_full_disk(tmp_path: Path) -> None:
+    """Here a limit of files' sizes, which one layer exceeds or both: one line that names a file,
+    and nothing stays."""
+    done = another(FULL, tmp_path)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, len(lines)) == (0, "", 10), done.stderr
+    for line in lines:
+        assert line.startswith(f"error: {tmp_path}/new/") and line.endswith(": File too large")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_there_has_to_be_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On the disk for all layers; for .npz in memory; for .mat in one of its arrays."""
     free = SimpleNamespace(free=4 * 1000 * 50)
@@ -268,14 +305,7 @@ for form in ("npy", "h5"):
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units")
 def test_many_images_take_no_more_memory_than_few(tmp_path: Path) -> None:
     """Four times as many, 104 MB more of numbers, in a process of its own."""
-    places = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [sys.executable, "-c", MANY, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(places)},
-    )
+    done = another(MANY, tmp_path)
     assert done.returncode == 0, done.stderr
     said = [line.split() for line in done.stdout.splitlines()]
     grown = {words[1]: int(words[2]) for words in said if words[0] == "peak"}

@@ -93,6 +93,8 @@ def test_torchvisions_names_are_for_its_form_alone() -> None:
     with pytest.raises(UserError, match=r"no layer 'features\.10' \(this network is not made like"):
         layers.stage_of(ours, "features.10")
     form = dataclasses.replace(ours, norm="none")
+    with pytest.raises(UserError, match=r"no layer 'features\.13': one of conv1, "):
+        layers.stage_of(form, "features.13")
     assert layers.stage_of(form, "features.10") == "conv5"
     for changes in (
         {"activation": "tanh"},
@@ -113,6 +115,8 @@ def test_each_stage_has_names_and_a_shape() -> None:
         net = settings.network(base.get_config(preset))
         shapes, names = layers.shapes(net), layers.all_names(net)
         assert {*names.values()} == shapes.keys()
+        order = [*net.stages(), *(stage for stage in shapes if not stage.startswith("conv"))]
+        assert [*shapes] == order and order[-5:-2] == ["fc7", "fc7/activation", "fc7/dropout"]
         assert shapes["conv2/pool"] == (13, 13, 256) and shapes["prob"] == (1000,)
         assert layers.own_name(net, names["conv3"]) == "conv3/activation"
         assert layers.own_name(net, names["conv3/sum"]) == "conv3/sum"
