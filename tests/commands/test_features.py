@@ -367,6 +367,24 @@ def test_neighbours_of_another_class_are_named_in_red(tmp_path: Path) -> None:
         assert (colour_share(path, figure4.WRONG) > 0) is red
 
 
+@pytest.mark.parametrize("form", ["npz", "h5", "mat"])
+def test_neighbours_of_what_was_written(monkeypatch, root: Path, tmp_path: Path, form: str) -> None:
+    """In a file of any form that keeps every digit."""
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(figure4, "draw_neighbours", lambda rows, path: drawn.update({path: rows}))
+    files = sorted((root / "images" / "test").rglob("*.*"))[:9]
+    given = {"layers": "pool5", "order": "channels_first", "queries": 2}
+    pictures = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    assert run(monkeypatch, *files, neighbours=pictures[0], **given) == 0
+    out = tmp_path / f"f.{form}"
+    assert run(monkeypatch, *files, neighbours=pictures[1], out=out, **given) == 0
+    names_and_distances = [
+        [(shown.name, distance) for row in drawn[path] for shown, distance in row.found]
+        for path in pictures
+    ]
+    assert names_and_distances[0] == names_and_distances[1] and len(names_and_distances[0]) == 12
+
+
 # --- the program ----------------------------------------------------------------------------------
 
 
