@@ -9,7 +9,8 @@ them; the facts are in FILE.csv.json. In a folder are one file for each layer, `
 `layers.json`.
 
 `.npy`, `.h5` and `.csv` are written as they are computed, in as little memory for many images as
-for few; `.npz` and `.mat` are packed in memory.
+for few; `.npz` and `.mat` are packed in memory. MATLAB shows the axes of .h5 in the opposite order
+(C, W, H, N), and those of .mat as they are.
 """
 
 import contextlib

@@ -236,6 +236,13 @@ def test_several_layers_in_a_folder(monkeypatch, capsys, root: Path, tmp_path: P
         run(monkeypatch, *files, out=out, layers="fc7", format="npy", overwrite=True)
     assert run(monkeypatch, "--layer=prob", *files[:5], out=out, **layers, overwrite=True) == 0
     assert len(np.load(out / "prob.npy")) == len(names(out / "files.txt")) == 5
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *files, out=out / "prob.npy", layers="fc6,fc7", format="npy")
+    assert "is for one layer in that form: give a folder" in capsys.readouterr().err
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *files, out=tmp_path / "file", layers="fc6,fc7")
+    assert "is a file: give a folder" in capsys.readouterr().err
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "files.txt").write_text("kept")
     with pytest.raises(UserError, match="was not written by this program"):
