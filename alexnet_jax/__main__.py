@@ -16,7 +16,7 @@ MODES = {
 COMMANDS = {
     "prepare": "make a dataset ready for training",
     "predict": "say what photos show",
-    "features": "write what a layer says of many images",
+    "features": "write what layers say of many images",
     "figures": "draw Figure 3 of the paper and learning curves",
     "convert": "take in weights that another program trained",
     "export": "write a network for other programs",

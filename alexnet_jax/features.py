@@ -1,26 +1,38 @@
-"""What a layer says of many images: `python -m alexnet_jax.features --workdir=W --out=FILE.npy`.
+"""What layers say of many images: `python -m alexnet_jax.features --workdir=W --out=fc7.npy dir/`.
 
-Of a split of the run's dataset (`--split=test`), or of image files and folders. FILE.npy is written
-as it is computed; beside it `FILE.files.txt` has the name of every row, and after a tab the number
-of its class where that is known. FILE.npz holds `features`, `files` and `labels` (-1: not known).
+    --layers=list                 every layer, by all of its names
+    --layers=fc7 --out=fc7.npy    one: .npy, .npz, .h5, .mat or .csv
+    --layers=conv3,fc7 --out=DIR  several in one pass, a file for each
+    --layers=prob --out=all.csv   a table: all probabilities of all images
+
+Of a split of the run's dataset (`--split=test`), or of image files and folders. With the features
+are the names of the images, the numbers of their classes where these are known, and the facts: what
+the numbers are and where they are from. FILE.npy holds numbers alone; FILE.files.txt and
+FILE.npy.json beside it have the rest. What cannot be used is named on stderr with the reason and
+has no row, and the exit code is 1.
+
 `--neighbours` draws the right half of the paper's Figure 4: the images that are nearest by the
-Euclidean distance of these features (section 6.1). What cannot be used is named on stderr with the
-reason and has no row, and the exit code is 1.
+Euclidean distance of these features (section 6.1).
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax import cli
 
+FORMATS = ("npy", "npz", "h5", "mat", "csv")
+MAPS = ("whole", "flat", "mean")
+ORDERS = ("channels_last", "channels_first")
+
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Returns the flags, and the files and folders."""
+    """Returns the flags, and the files and folders; `layers` is a list."""
     parser = cli.Parser("features", __doc__)
     cli.add_workdir(parser)
     for flag, text in {
-        "out": "FILE.npy, written as it is computed, or FILE.npz.",
+        "out": "The file of one layer, or a folder for several.",
         "split": "Instead of files: a split of the run's dataset, as test.",
         "data_dir": "The directory of datasets, if it is not the run's.",
         "cache": "A prepared cache of the dataset, if it is not the run's.",
@@ -32,47 +44,90 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     cli.add_overwrite(parser)
     parser.add_argument(
-        "--layer", default="fc7", help="fc7 (default), fc7/sum (before the ReLU), conv5/pool, fc8."
+        "--layers",
+        "--layer",
+        action="append",
+        metavar="NAMES",
+        help="fc7 (default), fc7/sum (before the ReLU), pool5, features.10, prob; list shows all.",
     )
+    for flag, (text, *choices) in {
+        "maps": ("Those of convolutions: as they are, in one row, or their means.", *MAPS),
+        "order": ("Of maps, also in one row; the other is PyTorch's and Caffe's.", *ORDERS),
+        "dtype": ("Of the numbers; float32 by default.", "float32", "float16"),
+    }.items():
+        parser.add_argument(f"--{flag}", choices=choices, default=choices[0], help=text)
+    parser.add_argument("--format", choices=FORMATS, help="Of the files in a folder; npy if not.")
     parser.add_argument(
         "--queries", type=cli.at_least(1), default=5, help="Rows of --neighbours; 5 by default."
     )
-    parser.add_argument(
-        "--best", action="store_true", help="The best checkpoint by validation error, not the last."
-    )
+    for flag, text in {
+        "ten_views": "The means over ten views (section 4.1): ten times the work.",
+        "best": "The best checkpoint by validation error, not the last.",
+    }.items():
+        parser.add_argument(f"--{flag}", action="store_true", help=text)
     flags = parser.parse(argv)
+    flags.layers = [*dict.fromkeys(",".join(flags.layers or ["fc7"]).split(","))]
+    if flags.layers == ["list"]:
+        return flags
     if bool(flags.split) == bool(flags.files):
         cli.refuse("give either --split=NAME, such as test, or image files and folders", 2)
     if not (flags.out or flags.neighbours):
         cli.refuse("--out is missing: a file, such as --out=features.npy", 2)
     if flags.out:
-        if Path(flags.out).suffix not in (".npy", ".npz"):
-            cli.refuse(f"--out={flags.out}: its name has to end in .npy or .npz", 2)
-        cli.check_folder("out", flags.out)
+        check_out(flags)
     if flags.neighbours:
         cli.check_picture("neighbours", flags.neighbours)
-    cli.say_which(flags.workdir)
+        if len(flags.layers) > 1 or flags.format == "csv":
+            cli.refuse("--neighbours are those of one layer, and not of a table", 2)
     return flags
+
+
+def check_out(flags: argparse.Namespace) -> None:
+    """Ends the program if --out can be no file or folder of the form that is wanted."""
+    named, suffix = f"--out={flags.out}", Path(flags.out).suffix.removeprefix(".")
+    is_file = suffix in FORMATS
+    if is_file and (len(flags.layers) > 1 or flags.format not in (None, suffix)):
+        cli.refuse(f"{named} is for one layer in that form: give a folder and --format", 2)
+    if suffix and not (is_file or flags.format):
+        endings = ", ".join(f".{name}" for name in FORMATS)
+        cli.refuse(f"{named} has to end in one of {endings}, or --format makes it a folder", 2)
+    if not is_file and os.path.isfile(flags.out):
+        cli.refuse(f"{named} is a file: give a folder, which is made if need be", 2)
+    cli.check_folder("out", flags.out)
+    flags.format = flags.format or (suffix if is_file else "npy")
+    if (flags.format, flags.dtype) == ("mat", "float16"):
+        cli.refuse("--dtype=float16: a .mat file has no such numbers; .h5 has them", 2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the flags say; the exit code."""
     flags = parse_flags(argv)
+    cli.say_which(flags.workdir)
     with cli.errors_in_one_line("a file that has its name is complete"):
-        return compute(flags)
+        return list_layers(flags) if flags.layers == ["list"] else compute(flags)
+
+
+def list_layers(flags: argparse.Namespace) -> int:
+    """Prints the layers, with all their names; the exit code."""
+    from alexnet_jax import load
+    from alexnet_jax.evaluation import layers
+
+    print(layers.table(load(flags.workdir, best=flags.best).viewer.model.network))
+    return 0
 
 
 def compute(flags: argparse.Namespace) -> int:
     """Computes, writes and draws; the exit code."""
     from alexnet_jax.data import photos
     from alexnet_jax.data.sources.record import LeftOut
-    from alexnet_jax.evaluation import features
+    from alexnet_jax.evaluation import feature_files, features
 
-    out = Path(flags.out) if flags.out else None
+    there = feature_files.place(Path(flags.out), flags.format, flags.layers) if flags.out else None
     left_out = LeftOut()
     files, problems = photos.find_images(flags.files, left_out)
-    for file in features.written(out) if out else ():
-        cli.check_output("out", file, flags.overwrite, files)
+    if there:
+        for file in there.written:
+            cli.check_output("out", file, flags.overwrite, files, there.signed)
     if flags.neighbours:
         cli.check_output("neighbours", flags.neighbours, flags.overwrite, files)
     for path, problem in problems.items():
@@ -83,16 +138,17 @@ def compute(flags: argparse.Namespace) -> int:
     from alexnet_jax import load
 
     network = load(flags.workdir, best=flags.best)
-    stage = network.stage(flags.layer)
     if flags.split:
         dataset = features.open_dataset(network, flags.cache, flags.data_dir)
         pictures = features.of_split(dataset, flags.split)
     else:
         pictures = features.of_files(network, files, problems)
-    rows, values = features.write(network, stage, pictures, out, overwrite=flags.overwrite)
-    if out is not None:
-        names = f"; names in {features.names_file(out)}" if out.suffix == ".npy" else ""
-        print(f"{out}: {flags.layer}, float32 {values.shape}{names}")
+    wanted = features.Wanted(
+        tuple(flags.layers), flags.maps, flags.order, flags.dtype, flags.ten_views
+    )
+    rows, values = feature_files.write(
+        network, wanted, pictures, there, overwrite=flags.overwrite, kept=bool(flags.neighbours)
+    )
     if flags.neighbours:
         from alexnet_jax.pictures import figure4
 

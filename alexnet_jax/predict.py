@@ -3,7 +3,8 @@
 Without --workdir the network that comes with the package answers, which knows patterns and hues.
 
 Answers on stdout, a file at a time: its five most probable classes. What cannot be used is named on
-stderr with the reason, the rest is answered, and the exit code is 1.
+stderr with the reason, the rest is answered, and the exit code is 1. A table of all probabilities
+of many images is what `alexnet_jax.features --layers=prob --out=FILE.csv` writes.
 """
 
 import argparse

@@ -1,18 +1,14 @@
-"""What a layer says of many images, written as it is computed.
+"""What layers say of many images: of a split of the run's dataset, or of image files and folders.
 
-Of a split of the run's dataset, or of image files and folders. Beside FILE.npy, `FILE.files.txt`
-has the name of every row, and after a tab the number of its class where that is known. FILE.npz
-holds `features`, `files` and `labels` (-1: not known).
+All layers come from one pass over the images, some of them at a time; `feature_files` writes them.
 """
 
-import os
-import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tqdm
@@ -22,8 +18,8 @@ from alexnet_jax.data import photos
 from alexnet_jax.data.cache.store import Cache
 from alexnet_jax.data.dataset import ensure_cache
 from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation import layers
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
-from alexnet_jax.files import whole
 
 AT_ONCE = 32  # images
 
@@ -35,7 +31,27 @@ class Row(NamedTuple):
     label: int
 
 
-Batch = tuple[list[Row], np.ndarray]  # images, and their pictures or their features
+Batch = tuple[list[Row], np.ndarray]  # images and their pictures
+Values = dict[str, np.ndarray]  # by layer, (N, ...)
+
+
+class Wanted(NamedTuple):
+    """What is wanted of images.
+
+    Attributes:
+        layers: by names that the network knows.
+        maps: what they become: 'whole' as they are, 'flat' in one row, 'mean' over their places.
+        order: of maps, 'channels_last' (N, H, W, C) or 'channels_first' (N, C, H, W), also before
+            they are put in one row: the latter is the order of Caffe and PyTorch.
+        dtype: 'float32' or 'float16'.
+        ten_views: the means over the ten views, not the central one.
+    """
+
+    layers: tuple[str, ...]
+    maps: str = "whole"
+    order: str = "channels_last"
+    dtype: str = "float32"
+    ten_views: bool = False
 
 
 class Pictures(NamedTuple):
@@ -128,16 +144,18 @@ def skipped(file: str, problem: str) -> None:
     tqdm.tqdm.write(f"skipped {photos.printable(file)}: {problem}", file=sys.stderr)
 
 
-def compute(network: TrainedNetwork, stage: str, pictures: Pictures) -> Iterator[Batch]:
-    """The rows and the features, float32, of some images after the other.
+def compute(
+    network: TrainedNetwork, wanted: Wanted, pictures: Pictures
+) -> Iterator[tuple[list[Row], Values]]:
+    """The rows and the features of some images after the other.
 
     Raises:
-        UserError: none of the images can be used.
+        UserError: none of the images can be used, or a number is too large for float16.
     """
     done, start = 0, time.perf_counter()
     with tqdm.tqdm(total=pictures.total, desc="features", unit=" images", disable=None) as progress:
         for rows, some in pictures.batches:
-            yield rows, network.look(stage, some, batch_size=AT_ONCE)
+            yield rows, look(network, wanted, some, [row.name for row in rows])
             progress.update(len(rows))
             done += len(rows)
     if not done:
@@ -146,137 +164,71 @@ def compute(network: TrainedNetwork, stage: str, pictures: Pictures) -> Iterator
     print(f"{done:,} images, {rate:,.0f} images/s without compiling", file=sys.stderr)
 
 
-def write(
-    network: TrainedNetwork,
-    stage: str,
-    pictures: Pictures,
-    out: Path | None,
-    *,
-    overwrite: bool = False,
-) -> tuple[list[Row], np.ndarray]:
-    """Computes a stage of all pictures and writes it to a file, if one is named.
-
-    Args:
-        network: which looks at them.
-        stage: of the network, see `TrainedNetwork.stage`.
-        pictures: to be looked at.
-        out: NAME.npy, written as it is computed, or NAME.npz.
-        overwrite: replace what is there under that name.
-
-    Returns:
-        The rows, and the features of each, float32 (N, ...); of a .npy file memory-mapped.
+def look(
+    network: TrainedNetwork, wanted: Wanted, pictures: np.ndarray, names: Sequence[str]
+) -> Values:
+    """What is wanted of some pictures (N, S, S, 3), which have names.
 
     Raises:
-        UserError: it is too much for the disk or the memory, or no picture can be used.
+        UserError: a number is too large for float16.
     """
+    stages = {layer: network.stage(layer) for layer in wanted.layers}
+    found = network.look(
+        [*stages.values()],
+        pictures,
+        ten_views=wanted.ten_views,
+        pooled=wanted.maps == "mean",
+        batch_size=AT_ONCE,
+    )
+    values = {}
+    for layer, stage in stages.items():
+        array = found[stage]
+        if array.ndim == 4 and wanted.order == "channels_first":
+            array = array.transpose(0, 3, 1, 2)
+        if wanted.maps == "flat":
+            array = array.reshape(len(array), -1)
+        with np.errstate(over="ignore"):
+            values[layer] = narrow = array.astype(wanted.dtype, copy=False)
+        lost = np.isinf(narrow) & np.isfinite(array)
+        if lost.any():
+            number = int(np.argwhere(lost)[0][0])
+            raise UserError(
+                f"{layer} goes up to {np.abs(array[number]).max():,.0f} in {names[number]}, and "
+                "float16 to 65,504 only: leave out --dtype=float16"
+            )
+    return values
+
+
+def shapes(network: TrainedNetwork, wanted: Wanted) -> dict[str, tuple[int, ...]]:
+    """Of one image's features, by layer; compiles what `compute` needs, ahead of its clock."""
     black = np.zeros((1, network.size, network.size, 3), np.uint8)
-    shape = network.look(stage, black, batch_size=AT_ONCE).shape[1:]
-    check_room(out, pictures.total, shape)
-    batches = compute(network, stage, pictures)
-    if out is not None and out.suffix == ".npy":
-        rows = write_npy(out, shape, batches, overwrite=overwrite)
-        return rows, np.load(out, mmap_mode="r")
-    rows, values = gather(batches)
-    if out is not None:
-        write_npz(out, rows, values, overwrite=overwrite)
-    return rows, values
+    return {layer: a.shape[1:] for layer, a in look(network, wanted, black, ["black"]).items()}
 
 
-def gather(batches: Iterable[Batch]) -> tuple[list[Row], np.ndarray]:
+def facts(network: TrainedNetwork, wanted: Wanted, layer: str) -> dict[str, Any]:
+    """What the numbers of a layer are and where they are from; can be written as JSON."""
+    return {
+        "layer": layer,
+        "stage": layers.own_name(network.viewer.model.network, network.stage(layer)),
+        "maps": wanted.maps,
+        "order": wanted.order,
+        "dtype": wanted.dtype,
+        "view": "mean of ten" if wanted.ten_views else "centre",
+        "network": photos.printable(network.name),
+        "step": network.step,
+        "version": f"alexnet_jax {__version__}",
+    }
+
+
+def titles(network: TrainedNetwork) -> list[str]:
+    """What to call each class: its words, and the dataset's name where two have the same."""
+    count = Counter(network.classes)
+    pairs = zip(network.classes, network.class_names, strict=True)
+    return [words if count[words] == 1 else f"{words} ({name})" for words, name in pairs]
+
+
+def gather(batches: Iterable[tuple[list[Row], Values]]) -> tuple[list[Row], Values]:
     """All at once, in memory."""
     parts = list(batches)
-    return [row for rows, _ in parts for row in rows], np.concatenate([part for _, part in parts])
-
-
-def write_npy(
-    path: Path, shape: tuple[int, ...], batches: Iterable[Batch], *, overwrite: bool = False
-) -> list[Row]:
-    """Writes features as they come, and the names of the rows beside them.
-
-    The header is written again at the end, when the number of rows is known.
-
-    Args:
-        path: of the features; `names_file` says where the names go.
-        shape: of one image's features.
-        batches: rows, and their features (N, *shape) float32.
-        overwrite: replace older ones.
-
-    Returns:
-        All rows.
-    """
-    rows: list[Row] = []
-    with (
-        whole(path, replace=overwrite) as file,
-        whole(names_file(path), replace=overwrite) as names,
-    ):
-        _header(file, (0, *shape))
-        start = file.tell()
-        for some, values in batches:
-            file.write(np.ascontiguousarray(values, "<f4").data)
-            for name, label in some:
-                line = name.replace("\n", "\\n").replace("\t", "\\t")
-                names.write(os.fsencode(line + (f"\t{label}" if label >= 0 else "") + "\n"))
-            rows += some
-        file.seek(0)
-        _header(file, (len(rows), *shape))
-        assert file.tell() == start
-        file.flush()  # a full disk shows before the names have their name
-    return rows
-
-
-def _header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Writes the header, as long for any number of rows: NumPy leaves room for its digits."""
-    facts = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, facts)
-
-
-def write_npz(
-    path: Path, rows: Sequence[Row], features: np.ndarray, *, overwrite: bool = False
-) -> None:
-    """Writes features, files and labels, no labels where none is known; its comment says who."""
-    arrays: dict[str, Any] = {"features": features, "files": np.array([row.name for row in rows])}
-    labels = np.array([row.label for row in rows], np.int32)
-    if (labels >= 0).any():
-        arrays["labels"] = labels
-    comment = f"alexnet_jax {__version__}".encode()
-    with whole(path, replace=overwrite) as file:
-        np.savez(file, **arrays)
-        file.seek(-2, os.SEEK_END)  # a zip file ends with the length of its comment, and that
-        file.write(len(comment).to_bytes(2, "little") + comment)
-
-
-def names_file(path: Path) -> Path:
-    """FILE.files.txt beside FILE.npy."""
-    return path.with_suffix(".files.txt")
-
-
-def written(out: Path) -> tuple[Path, ...]:
-    """The files that features in the file `out` are written to."""
-    return (out, names_file(out)) if out.suffix == ".npy" else (out,)
-
-
-def memory_of_machine() -> int:
-    """Bytes; 0 where the system does not say, as on Windows."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 0
-
-
-def check_room(out: Path | None, count: int, shape: tuple[int, ...]) -> None:
-    """Refuses what fits neither on the disk nor into memory.
-
-    Raises:
-        UserError: says how much is needed and how much there is.
-    """
-    needed = 4 * count * int(np.prod(shape))
-    size = f"{count:,} x {shape} numbers take {needed / 1e9:,.1f} GB"
-    if out is None or out.suffix == ".npz":
-        memory = memory_of_machine()
-        if memory and 2 * needed > memory:
-            there = f"there are {memory / 1e9:,.1f} GB of memory"
-            raise UserError(f"{size}, and packing as much; {there}: give --out=NAME.npy")
-    if out is not None:
-        free = shutil.disk_usage(out.absolute().parent).free
-        if 1.01 * needed > free:
-            raise UserError(f"{size}, but {free / 1e9:,.1f} GB are free for --out")
+    values = {layer: np.concatenate([part[layer] for _, part in parts]) for layer in parts[0][1]}
+    return [row for rows, _ in parts for row in rows], values

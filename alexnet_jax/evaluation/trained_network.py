@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import settings
 from alexnet_jax.data.photos import printable
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluation import given
+from alexnet_jax.evaluation import given, layers
 from alexnet_jax.evaluation.viewer import Viewer
 from alexnet_jax.model import AlexNet, make_mesh
 from alexnet_jax.run.devices import out_of_memory
@@ -100,7 +100,7 @@ class TrainedNetwork:
         Raises:
             UserError: see `pictures`; or there is no such view.
         """
-        return self.look("fc8", images, view)
+        return self.look(["fc8"], images, view)["fc8"]
 
     def predict(
         self,
@@ -123,38 +123,75 @@ class TrainedNetwork:
             UserError: see `pictures`.
         """
         views = self.viewer.views if ten_views else self.viewer.views[:1]
-        return self._all(
+        found: np.ndarray = self._all(
             lambda placed: self.viewer.probabilities(self.variables, placed, views),
             images,
             batch_size,
         )
+        return found
 
-    def features(self, images: Images, layer: str = "fc7", view: int = 0) -> np.ndarray:
-        """What a layer says of each image, (N, ...) float32, channels last.
+    @overload
+    def features(
+        self,
+        images: Images,
+        layer: str = "fc7",
+        view: int = 0,
+        *,
+        ten_views: bool = False,
+        pooled: bool = False,
+    ) -> np.ndarray: ...
+
+    @overload
+    def features(
+        self,
+        images: Images,
+        layer: list[str] | tuple[str, ...],
+        view: int = 0,
+        *,
+        ten_views: bool = False,
+        pooled: bool = False,
+    ) -> dict[str, np.ndarray]: ...
+
+    def features(
+        self,
+        images: Images,
+        layer: str | list[str] | tuple[str, ...] = "fc7",
+        view: int = 0,
+        *,
+        ten_views: bool = False,
+        pooled: bool = False,
+    ) -> np.ndarray | dict[str, np.ndarray]:
+        """What a layer, or several in one pass, says of each image.
 
         Args:
             images: see `pictures`.
-            layer: one of `layers`. 'fc7' is the layer's activations (after the ReLU), 'fc7/sum' its
-                responses before, 'conv5/pool' what comes out of pooling.
+            layer: one of `layers`, or a list of them. 'fc7' is the layer's activations (after the
+                ReLU), 'fc7/sum' its responses before, 'conv5/pool' what comes out of pooling,
+                'prob' the probabilities.
             view: which of the ten views; 0 is the central one.
+            ten_views: the means over all ten instead, as section 4.1 has those of 'prob'. Of maps
+                these are means over places that differ, unless they are pooled.
+            pooled: of maps (N, H, W, C) the means over their places, (N, C).
+
+        Returns:
+            (N, ...) float32, channels last; of several layers a dictionary by their names.
 
         Raises:
             UserError: see `pictures`; or there is no such layer or view.
         """
-        return self.look(self.stage(layer), images, view)
+        names = list(layer) if isinstance(layer, list | tuple) else [layer]
+        if not names:
+            raise UserError("no layers were given")
+        stages = {name: self.stage(name) for name in names}
+        found = self.look([*stages.values()], images, view, ten_views=ten_views, pooled=pooled)
+        values = {name: found[stage] for name, stage in stages.items()}
+        return values if isinstance(layer, list | tuple) else values[layer]
 
     @cached_property
     def layers(self) -> dict[str, str]:
-        """The names that `features` knows, each with that of the stage in the network."""
-        network = self.viewer.model.network
-        found: dict[str, str] = {}
-        every: dict[str, Any] = {**network.convolutions(), **network.hidden()}
-        for name, layer in every.items():
-            stages = layer.after.split()
-            found[name] = f"{name}/activation" if "activation" in stages else name
-            found[f"{name}/sum"] = name
-            found |= {f"{name}/{stage}": f"{name}/{stage}" for stage in stages}
-        return found | {"fc8": "fc8"}
+        """The names that `features` knows, this program's, Caffe's and perhaps torchvision's, each
+        with that of the stage in the network (see `evaluation.layers`)."""
+        return layers.all_names(self.viewer.model.network)
 
     def stage(self, layer: str) -> str:
         """The stage of the network that a name of `layers` means.
@@ -162,48 +199,59 @@ class TrainedNetwork:
         Raises:
             UserError: there is no such layer.
         """
-        if not isinstance(layer, str) or layer not in self.layers:
-            raise UserError(f"there is no layer {layer!r}: one of {', '.join(self.layers)}")
-        return self.layers[layer]
+        return layers.stage_of(self.viewer.model.network, layer)
 
     def look(
-        self, stage: str, images: Images, view: int = 0, batch_size: int | None = None
-    ) -> np.ndarray:
-        """A stage's values, (N, ...) float32.
+        self,
+        stages: Sequence[str],
+        images: Images,
+        view: int = 0,
+        *,
+        ten_views: bool = False,
+        pooled: bool = False,
+        batch_size: int | None = None,
+    ) -> dict[str, np.ndarray]:
+        """The values of several stages, each (N, ...) float32, in one pass over the images.
 
         Args:
-            stage: of the network, see `AlexNet.__call__`.
+            stages: of the network, see `Viewer.stages`.
             images: see `pictures`.
             view: which of the ten views.
+            ten_views: the means over all ten instead.
+            pooled: of maps the means over their places.
             batch_size: images at a time, see `in_batches`.
         """
-        views = range(len(self.viewer.views))
-        seen = self.viewer.views[_whole_number("view", view, views)]
-        return self._all(
-            lambda placed: self.viewer(self.variables, placed, seen, stage), images, batch_size
+        views = self.viewer.views
+        chosen = views if ten_views else [views[_whole_number("view", view, range(len(views)))]]
+        names = list(dict.fromkeys(stages))
+        found: dict[str, np.ndarray] = self._all(
+            lambda placed: self.viewer.stages(self.variables, placed, chosen, names, pooled=pooled),
+            images,
+            batch_size,
         )
+        return found
 
     def _all(
         self,
-        compute: Callable[[jax.Array], jax.Array],
+        compute: Callable[[jax.Array], Tree],
         images: Images,
         batch_size: int | None,
-    ) -> np.ndarray:
+    ) -> Tree:
         parts = list(self.in_batches(compute, self.pictures(images), batch_size))
         if not parts:
             raise UserError("no images were given")
-        return np.concatenate(parts)
+        return jax.tree.map(lambda *some: np.concatenate(some), *parts)
 
     def in_batches(
         self,
-        compute: Callable[[jax.Array], jax.Array],
+        compute: Callable[[jax.Array], Tree],
         pictures: np.ndarray,
         batch_size: int | None = None,
-    ) -> Iterator[np.ndarray]:
+    ) -> Iterator[Tree]:
         """Computes something of pictures, some of them at a time, in one shape for all.
 
         Args:
-            compute: of pictures on the devices, (B, S, S, 3) uint8.
+            compute: one or several arrays (B, ...) of pictures on the devices, (B, S, S, 3) uint8.
             pictures: (N, S, S, 3) uint8; may be memory-mapped.
             batch_size: B, over all devices, rounded up to a multiple of the data axis; the last
                 pictures are followed by black ones. By default 32, or where there are fewer the
@@ -218,8 +266,9 @@ class TrainedNetwork:
             spare = -(-batch_size // data) * data - len(some)
             padded = np.concatenate([some, np.zeros((spare, *some.shape[1:]), np.uint8)])
             with out_of_memory(f"batch_size={batch_size} in float32: give fewer images at a time"):
-                found = np.asarray(compute(jax.device_put(padded, self.viewer.sharding)))
-            yield found.astype(np.float32, copy=False)[: len(some)]
+                found = jax.device_get(compute(jax.device_put(padded, self.viewer.sharding)))
+            count = len(some)
+            yield jax.tree.map(lambda a, n=count: a.astype(np.float32, copy=False)[:n], found)
 
 
 def _whole_number(name: str, value: Any, allowed: range) -> int:

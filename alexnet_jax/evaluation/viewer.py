@@ -1,4 +1,4 @@
-"""A network that looks at pictures, compiled once for each stage and shape."""
+"""A network that looks at pictures, compiled once for the stages that are wanted and each shape."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -16,6 +16,8 @@ from alexnet_jax.model.platforms import platform_of
 
 Tree = Any
 
+PROBABILITIES = "prob"  # the stage after the network's last, by the name that Caffe gave it
+
 
 class Means(NamedTuple):
     """The means over some views of each image, both (N, classes)."""
@@ -27,7 +29,7 @@ class Means(NamedTuple):
 class Viewer:
     """A network that looks at pictures: any of its stages, in any view.
 
-    Compiles once for each stage and shape.
+    Compiles once for the stages that are wanted together, and each shape.
     """
 
     def __init__(self, model: AlexNet, mean_image: np.ndarray, *, aligned: bool = False) -> None:
@@ -43,7 +45,7 @@ class Viewer:
         self.views = ten_views(mean_image.shape[0], self.crop)
         self.sharding = NamedSharding(self.mesh, IMAGES)
         self._platform = platform_of(self.mesh)
-        self._compiled: dict[str, Any] = {}
+        self._compiled: dict[Any, Any] = {}
 
     def __call__(
         self, variables: Tree, images: jax.Array, view: View, stage: str = "fc8"
@@ -54,13 +56,40 @@ class Viewer:
             variables: of the model: `params` and perhaps `batch_stats`.
             images: (N, S, S, 3) uint8, on the mesh.
             view: one of `views`.
-            stage: of the network, see `AlexNet.__call__`.
+            stage: see `stages`.
         """
-        if stage not in self._compiled:
-            options = self._platform.compiler_options()
-            self._compiled[stage] = jax.jit(partial(self._look, stage), compiler_options=options)
-        found: jax.Array = self._compiled[stage](variables, images, view)
-        return found
+        return self.stages(variables, images, [view], [stage])[stage]
+
+    def stages(
+        self,
+        variables: Tree,
+        images: jax.Array,
+        views: Sequence[View],
+        names: Sequence[str],
+        *,
+        pooled: bool = False,
+    ) -> dict[str, jax.Array]:
+        """The values of several stages, all of one pass; the means over the views.
+
+        Args:
+            variables: of the model: `params` and perhaps `batch_stats`.
+            images: (N, S, S, 3) uint8, on the mesh.
+            views: some of `views`.
+            names: of stages, see `AlexNet.__call__`; or `PROBABILITIES`.
+            pooled: of maps (N, H, W, C) the means over their places, (N, C).
+        """
+        key = (*names, pooled)
+        if key not in self._compiled:
+            self._compiled[key] = jax.jit(
+                partial(self._look, tuple(names), pooled),
+                compiler_options=self._platform.compiler_options(),
+            )
+        look, (first, *others) = self._compiled[key], views
+        found: dict[str, jax.Array] = look(variables, images, first)
+        for view in others:
+            self._platform.settle(found)
+            found = jax.tree.map(jnp.add, found, look(variables, images, view))
+        return {stage: found[stage] / len(views) if others else found[stage] for stage in names}
 
     def means(self, variables: Tree, images: jax.Array, views: Sequence[View]) -> Iterator[Means]:
         """Yields the means over the first view, over the first two, and so on.
@@ -84,9 +113,22 @@ class Viewer:
         *_, last = self.means(variables, images, views)
         return last.probabilities
 
-    def _look(self, stage: str, variables: Tree, images: jax.Array, view: View) -> jax.Array:
+    def _look(
+        self,
+        names: tuple[str, ...],
+        pooled: bool,
+        variables: Tree,
+        images: jax.Array,
+        view: View,
+    ) -> dict[str, jax.Array]:
         # Float32 products everywhere: TPUs and TF32 would round a test's inputs by default.
         with jax.default_matmul_precision("float32"):
             seen = cut(images, self.mean_image, view, self.crop, aligned=self.aligned)
-            found: Any = self.model.apply(variables, seen, intermediates=stage != "fc8")
-        return found if stage == "fc8" else found[1][stage]
+            inside = [stage for stage in names if stage != PROBABILITIES]
+            computed: Any = self.model.apply(variables, seen, intermediates=inside)
+        logits, found = computed
+        if PROBABILITIES in names:
+            found[PROBABILITIES] = jax.nn.softmax(logits)
+        if not pooled:
+            return found
+        return {stage: x.mean((1, 2)) if x.ndim == 4 else x for stage, x in found.items()}

@@ -8,7 +8,7 @@ are pure functions.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -48,7 +48,7 @@ class AlexNet(nn.Module):
         images: jax.Array,
         masks: Mapping[str, jax.Array] | None = None,
         *,
-        intermediates: bool = False,
+        intermediates: bool | Collection[str] = False,
     ) -> Any:
         """Computes the logits.
 
@@ -56,7 +56,9 @@ class AlexNet(nn.Module):
             images: (N, S, S, 3), RGB on the scale 0..255 minus the mean image, not divided by
                 anything: the initial weights are made for this scale.
             masks: what `dropout_masks` drew, for training. None is the network at test.
-            intermediates: also return every named stage of every layer.
+            intermediates: also return every named stage of every layer, or those that are named
+                here. Where they are none of the convolutions', but for what those pass on, the
+                convolutions are computed in their fastest form.
 
         Returns:
             (N, classes) logits; with `intermediates` a pair of them and a dictionary from 'conv1',
@@ -71,7 +73,11 @@ class AlexNet(nn.Module):
             )
         if images.dtype == jnp.float32:  # the float64 of a test stays what it is
             images = images.astype(self.dtype)
-        x, stages = self._convolutions(images, mesh, masks is not None, intermediates)
+        *inner, passed_on = (stage for stage in net.stages() if not stage.endswith("/dropout"))
+        named = () if isinstance(intermediates, bool) else intermediates
+        within = intermediates is True or any(stage in inner for stage in named)
+        x, stages = self._convolutions(images, mesh, masks is not None, within)
+        stages[passed_on] = x
         first, *following = [*net.hidden(), "fc8"]
         x = exchanged(x, mesh) if net.sees_all(first) else x
         *_, (last, conv) = net.convolutions().items()
@@ -94,7 +100,9 @@ class AlexNet(nn.Module):
 
         fc8 = TowerDense(net.classes, net.fc8_std, net.fc8_bias, mesh, wide=True, name="fc8")
         logits = stages["fc8"] = fc8(x)
-        return (logits, stages) if intermediates else logits
+        if isinstance(intermediates, bool):
+            return (logits, stages) if intermediates else logits
+        return logits, {stage: stages[stage] for stage in intermediates}
 
     def _convolutions(
         self, images: jax.Array, mesh: Mesh, training: bool, intermediates: bool

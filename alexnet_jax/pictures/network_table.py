@@ -1,10 +1,10 @@
 """The network layer by layer, as a table (`--mode=describe`)."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tabulate import tabulate
 
+from alexnet_jax.evaluation import layers
 from alexnet_jax.model import AlexNet, Network
 
 
@@ -13,13 +13,8 @@ def network_table(network: Network) -> str:
 
     The multiply-adds are of one image's forward pass, convolutions and products only.
     """
-    model = AlexNet(network)
     size = network.input_size
-    variables = model.shapes()
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    _, stages = jax.eval_shape(
-        lambda v, x: model.apply(v, x, intermediates=True), variables, images
-    )
+    variables, shapes = AlexNet(network).shapes(), layers.shapes(network)
     convolutions, hidden = network.convolutions(), network.hidden()
     head = ("layer", "output", "kernels", "then", "sees", "parameters", "multiply-adds")
     rows: list[tuple[str, ...]] = []
@@ -28,7 +23,7 @@ def network_table(network: Network) -> str:
     for number, name in enumerate([*convolutions, *hidden, "fc8"]):
         parameters = variables["params"][name]
         count = sum(leaf.size for leaf in jax.tree.leaves(parameters))
-        shape, kernel = stages[name].shape[1:], parameters["kernel"].shape
+        shape, kernel = shapes[name], parameters["kernel"].shape
         local = name in convolutions and convolutions[name].local
         products = int(np.prod(kernel[:-1])) * (1 if local else int(np.prod(shape[:-1])))
         products *= shape[-1]
@@ -48,7 +43,7 @@ def network_table(network: Network) -> str:
             after = hidden[name].after if name in hidden else after
         words = {"activation": network.activation.replace("relu", "ReLU"), "norm": network.norm}
         then = ", ".join(words.get(word, word.replace("_", " ")) for word in after.split())
-        final = stages["/".join([name, *after.split()[-1:]])].shape[1:]
+        final = shapes["/".join([name, *after.split()[-1:]])]
         output = _shape(shape) + (f" → {_shape(final)}" if final != shape else "")
         sees = sees if network.towers > 1 or number == 0 else "all"
         rows.append(

@@ -1,10 +1,9 @@
 """Features of many images, in files of their own, and the nearest neighbours that they make."""
 
-from argparse import Namespace
-from collections.abc import Iterator
+import csv
+import json
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import data_fixtures
@@ -27,9 +26,10 @@ from alexnet_jax import features as command
 from alexnet_jax.data.cache.store import Cache
 from alexnet_jax.data.dataset import ensure_cache
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluation import features, neighbours, trained_network
+from alexnet_jax.evaluation import neighbours, trained_network
 from alexnet_jax.evaluation.features import Row
 from alexnet_jax.evaluation.neighbours import nearest
+from alexnet_jax.evaluation.trained_network import TrainedNetwork
 from alexnet_jax.model import AlexNet
 from alexnet_jax.pictures import figure4
 
@@ -49,10 +49,9 @@ def cache(root: Path) -> Cache:
 
 def run(monkeypatch: pytest.MonkeyPatch, *files: object, **values: Any) -> int:
     """The command in this process, with the network that is compiled already."""
-    given = {"workdir": "W", "out": None, "layer": "fc7", "split": None, "data_dir": None}
-    given |= {"cache": None, "neighbours": None, "queries": 5, "best": False, "overwrite": False}
+    given = [f"--{name}" + f"={value}" * (value is not True) for name, value in values.items()]
     monkeypatch.setattr(trained_network, "load", lambda workdir, best: network())
-    return command.compute(Namespace(files=[str(file) for file in files], **(given | values)))
+    return command.compute(command.parse_flags(["--workdir=W", *given, *map(str, files)]))
 
 
 def names(path: Path) -> list[list[str]]:
@@ -85,7 +84,8 @@ def test_a_split_in_a_memory_mapped_file(monkeypatch, capsys, root, cache, tmp_p
     np.testing.assert_array_equal(found, network().features(cache.images["test"], "conv5/pool"))
     expected = [[name, str(label)] for label, _, name in cache.rows("test")]
     assert names(tmp_path / "test.files.txt") == expected
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["test.files.txt", "test.npy"]
+    written = ["test.files.txt", "test.npy", "test.npy.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == written
     captured = capsys.readouterr()
     assert f"{out}: conv5/pool, float32 (36, 2, 2, 16)" in captured.out
     assert "36 images, " in captured.err and "images/s" in captured.err
@@ -117,39 +117,6 @@ def test_files_without_those_that_cannot_be_used(
         np.testing.assert_array_equal(found["features"], expected)
         assert found["files"].tolist() == [*map(str, good)]
         assert found["labels"].tolist() == labels
-
-
-def test_a_name_of_two_lines_is_one(tmp_path: Path) -> None:
-    """And of bytes that are no UTF-8; rows and lines stay side by side."""
-    rows = [Row("a\nb\tc", 3), Row("d\udcff", -1)]
-    features.write_npy(tmp_path / "f.npy", (2,), [(rows, np.zeros((2, 2), np.float32))])
-    assert (tmp_path / "f.files.txt").read_bytes() == b"a\\nb\\tc\t3\nd\xff\n"
-
-
-def test_any_number_of_rows_has_the_same_header(tmp_path: Path) -> None:
-    """NumPy reads what was written a batch at a time, with none, one and many rows."""
-    for count in (0, 1, 1234):
-        values = np.arange(count * 6, dtype=np.float32).reshape(count, 3, 2)
-        parts = [
-            ([Row(str(i), -1) for i in range(start, min(start + 100, count))], values[start:][:100])
-            for start in range(0, count, 100)
-        ]
-        path = tmp_path / f"{count}.npy"
-        assert len(features.write_npy(path, (3, 2), parts)) == count
-        np.testing.assert_array_equal(np.load(path), values)
-
-
-def test_nothing_half_written_has_the_name(tmp_path: Path) -> None:
-    """Stopped in the middle: as if it had never begun."""
-
-    def batches() -> Iterator[features.Batch]:
-        yield [Row("a", -1)], np.zeros((1, 2), np.float32)
-        assert not (tmp_path / "f.npy").exists() and len(list(tmp_path.iterdir())) == 2
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        features.write_npy(tmp_path / "f.npy", (2,), batches())
-    assert list(tmp_path.iterdir()) == []
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -188,21 +155,6 @@ def test_overwrite_replaces_its_own(monkeypatch, root: Path, tmp_path: Path, suf
     assert (tmp_path / f"f{suffix}.partial").read_text() == "the user's"
 
 
-def test_there_has_to_be_room(monkeypatch, tmp_path: Path) -> None:
-    """On the disk, and for .npz in memory."""
-    free = SimpleNamespace(free=4 * 1000 * 50)
-    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: free)
-    features.check_room(tmp_path / "f.npy", 900, (5, 10))
-    with pytest.raises(UserError, match=r"1,000 x \(5, 10\) numbers take .* are free"):
-        features.check_room(tmp_path / "f.npy", 1000, (5, 10))
-    with pytest.raises(UserError, match=r"of memory: give --out=NAME.npy"):
-        features.check_room(tmp_path / "f.npz", 10**12, (4096,))
-    with pytest.raises(UserError, match=r"of memory: give --out=NAME.npy"):
-        features.check_room(None, 10**12, (4096,))
-    monkeypatch.delattr(features.os, "sysconf")  # as on Windows, which does not say
-    features.check_room(None, 10**12, (4096,))
-
-
 def test_an_unknown_layer_split_or_cache(monkeypatch, cache: Cache, tmp_path: Path) -> None:
     given = {"out": str(tmp_path / "f.npy"), "split": "test", "cache": cache.path}
     with pytest.raises(UserError, match=r"no layer 'fc9': one of conv1, .*fc7"):
@@ -237,7 +189,11 @@ def test_files_none_of_which_can_be_used(monkeypatch, capsys, tmp_path: Path) ->
         (["--workdir=W", "--out=f.npy"], "give either --split=NAME"),
         (["--workdir=W", "--out=f.npy", "--split=test", "a.jpg"], "give either --split=NAME"),
         (["--workdir=W", "a.jpg"], "--out is missing"),
-        (["--workdir=W", "--out=f.csv", "a.jpg"], "has to end in .npy or .npz"),
+        (["--workdir=W", "--out=f.txt", "a.jpg"], "has to end in one of .npy, .npz, .h5, .mat"),
+        (["--workdir=W", "--out=f.npy", "--layers=fc6,fc7", "a.jpg"], "give a folder and --format"),
+        (["--workdir=W", "--out=f.npy", "--format=h5", "a.jpg"], "give a folder and --format"),
+        (["--workdir=W", "--out=f.mat", "--dtype=float16", "a.jpg"], "no such numbers; .h5 has"),
+        (["--workdir=W", "--layers=fc6,fc7", "--neighbours=n.png", "a.jpg"], "of one layer"),
         (["--workdir=W", "--out=no/f.npy", "a.jpg"], "there is no folder no"),
         (["--workdir=W", "--neighbours=n.npy", "a.jpg"], "a picture's name ends in"),
     ],
@@ -248,6 +204,107 @@ def test_a_command_that_is_wrong(tmp_path: Path, arguments: list[str], words: st
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ") and words in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_layers_in_a_folder(monkeypatch, capsys, root: Path, tmp_path: Path) -> None:
+    """A file for each, by the names that were given, and the names and facts of all beside them.
+    A flag that comes twice names more."""
+    out, files = tmp_path / "new", sorted((root / "images" / "test").rglob("*.*"))
+    layers = {"layers": "fc7,conv5/pool", "format": "npy"}
+    assert run(monkeypatch, *files, "--layer=prob", out=out, **layers) == 0
+    written = ["conv5-pool.npy", "fc7.npy", "files.txt", "layers.json", "prob.npy"]
+    assert sorted(path.name for path in out.iterdir()) == written
+    facts = json.loads((out / "layers.json").read_text())
+    assert (facts["images"], facts["classes"]) == (36, [*CLASSES])
+    for about in facts["layers"]:
+        expected = network().features(files, about["layer"])
+        assert fixtures.difference(np.load(out / about["file"]), expected) < 1e-5
+        assert (about["network"], about["step"], about["view"]) == ("tested", 7, "centre")
+        assert tuple(about["shape"]) == expected.shape[1:]
+    assert [about["stage"] for about in facts["layers"]] == ["fc7/activation", "conv5/pool", "prob"]
+    labels = [str(CLASSES.index(file.parent.name)) for file in files]
+    assert names(out / "files.txt") == [[str(file), n] for file, n in zip(files, labels)]
+    said = capsys.readouterr().out.splitlines()
+    assert said[2:] == [
+        f"{out}/prob.npy: prob, float32 (36, 12)",
+        f"{out}/files.txt: names of the rows",
+        f"{out}/layers.json: what they are",
+    ]
+    with pytest.raises(UserError, match="is there already: give --overwrite"):
+        run(monkeypatch, *files, out=out, layers="fc7", format="npy")
+    with pytest.raises(UserError, match=r"has conv5-pool\.npy, prob\.npy of an earlier pass"):
+        run(monkeypatch, *files, out=out, layers="fc7", format="npy", overwrite=True)
+    assert run(monkeypatch, "--layer=prob", *files[:5], out=out, **layers, overwrite=True) == 0
+    assert len(np.load(out / "prob.npy")) == len(names(out / "files.txt")) == 5
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *files, out=out / "prob.npy", layers="fc6,fc7", format="npy")
+    assert "is for one layer in that form: give a folder" in capsys.readouterr().err
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *files, out=tmp_path / "file", layers="fc6,fc7")
+    assert "is a file: give a folder" in capsys.readouterr().err
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "files.txt").write_text("kept")
+    with pytest.raises(UserError, match="was not written by this program"):
+        run(monkeypatch, *files, out=tmp_path / "theirs", overwrite=True)
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["files.txt"]
+
+
+def test_the_form_of_maps(monkeypatch, root: Path, tmp_path: Path) -> None:
+    """By what the flags say, whichever else they say."""
+    folder, out = root / "images" / "test" / "c", tmp_path / "f.npy"
+    one = np.float64(network().features(sorted(folder.iterdir()), "pool5"))
+    views = [network().features(sorted(folder.iterdir()), "pool5", view) for view in range(10)]
+    for given, expected in (
+        ({"order": "channels_first"}, one.transpose(0, 3, 1, 2)),
+        ({"order": "channels_first", "maps": "flat"}, one.transpose(0, 3, 1, 2).reshape(3, -1)),
+        ({"maps": "flat"}, one.reshape(3, -1)),
+        ({"maps": "mean", "order": "channels_first"}, one.mean((1, 2))),
+        ({"ten_views": True}, np.mean(views, 0)),
+        ({"ten_views": True, "maps": "mean"}, np.mean(views, (0, 2, 3))),
+    ):
+        for dtype, apart in (("float32", 1e-5), ("float16", 1e-3)):
+            more = {"dtype": dtype, "layers": "pool5", "overwrite": True}
+            assert run(monkeypatch, folder, out=out, **given, **more) == 0
+            found = np.load(out)
+            assert (found.dtype, found.shape) == (dtype, expected.shape)
+            assert fixtures.difference(found, expected) < apart, given
+    assert np.abs(np.mean(views, 0) - one).max() > 1e-2  # the views differ
+
+
+def test_what_float16_does_not_hold(monkeypatch, root: Path, tmp_path: Path) -> None:
+    """Is said, with the image and the layer, and nothing is written."""
+    look = TrainedNetwork.look
+    larger = {False: 1.0, True: 1e5}
+
+    def large(self: TrainedNetwork, stages: Any, pictures: np.ndarray, **more: Any) -> Any:
+        found = look(self, stages, pictures, **more)
+        return {stage: values * larger[bool(pictures.any())] for stage, values in found.items()}
+
+    monkeypatch.setattr(TrainedNetwork, "look", large)
+    folder = root / "images" / "test" / "c"
+    with pytest.raises(UserError, match=r"fc7 goes up to [\d,]+ in .*/c/.*, and float16 to 65,504"):
+        run(monkeypatch, folder, out=tmp_path / "new", format="h5", dtype="float16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_probabilities_as_a_table(monkeypatch, root: Path, tmp_path: Path) -> None:
+    """As Python's own reader has it: a row for each image, a column for each class."""
+    out, files = tmp_path / "p.csv", sorted((root / "images" / "test").rglob("*.*"))
+    assert run(monkeypatch, *files, out=out, layers="prob") == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [*map(str, files)]
+    assert [row["label"] for row in rows] == [file.parent.name for file in files]
+    found = np.array([[float(row[name]) for name in CLASSES] for row in rows])
+    np.testing.assert_allclose(found, network().predict(files), rtol=1e-6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.csv.json"]
+    with pytest.raises(UserError, match="give --overwrite"):
+        run(monkeypatch, *files, out=out, layers="prob")
+    assert run(monkeypatch, *files[:1], out=out, layers="prob", overwrite=True) == 0
+    (tmp_path / "p.csv.json").unlink()
+    with pytest.raises(UserError, match=r"p\.csv .* was not written by this program"):
+        run(monkeypatch, *files, out=out, layers="prob", overwrite=True)
 
 
 # --- neighbours -----------------------------------------------------------------------------------
@@ -317,6 +374,24 @@ def test_neighbours_of_another_class_are_named_in_red(tmp_path: Path) -> None:
         assert (colour_share(path, figure4.WRONG) > 0) is red
 
 
+@pytest.mark.parametrize("form", ["npz", "h5", "mat"])
+def test_neighbours_of_what_was_written(monkeypatch, root: Path, tmp_path: Path, form: str) -> None:
+    """In a file of any form that keeps every digit."""
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(figure4, "draw_neighbours", lambda rows, path: drawn.update({path: rows}))
+    files = sorted((root / "images" / "test").rglob("*.*"))[:9]
+    given = {"layers": "pool5", "order": "channels_first", "queries": 2}
+    pictures = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    assert run(monkeypatch, *files, neighbours=pictures[0], **given) == 0
+    out = tmp_path / f"f.{form}"
+    assert run(monkeypatch, *files, neighbours=pictures[1], out=out, **given) == 0
+    names_and_distances = [
+        [(shown.name, distance) for row in drawn[path] for shown, distance in row.found]
+        for path in pictures
+    ]
+    assert names_and_distances[0] == names_and_distances[1] and len(names_and_distances[0]) == 12
+
+
 # --- the program ----------------------------------------------------------------------------------
 
 
@@ -350,3 +425,15 @@ def test_a_real_process(root: Path, cache: Cache, tmp_path: Path) -> None:
         below = top + figure4.SMALL
     done = program("features", *flags)
     assert done.returncode == 1 and f"error: {out} is there already" in done.stderr
+
+
+def test_the_list(tmp_path: Path) -> None:
+    """Every layer with its shape and other names, no files and no --out needed, in 80 columns."""
+    done = program("features", f"--workdir={write_run(tmp_path / 'run')}", "--layers=list")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    cells = [line.split() for line in lines]
+    assert ["conv1", "23x23x8", "conv1/activation", "relu1"] in cells
+    assert ["conv5/pool", "2x2x16", "pool5"] in cells and ["prob", "12"] in cells
+    assert cells[0] == ["layer", "shape", "also"]

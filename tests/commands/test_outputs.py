@@ -6,14 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 from asked_fixtures import write_run
 from matplotlib.figure import Figure
 
 from alexnet_jax import cli, convert, export, features, figures, main, predict
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluation.features import Row, write_npy, write_npz
 from alexnet_jax.pictures.saving import save
 
 
@@ -50,21 +48,6 @@ def test_letters_that_no_font_has_are_boxes(tmp_path: Path) -> None:
     figure = Figure()
     figure.suptitle("猫")
     assert save(figure, tmp_path / "cat.png").exists()
-
-
-def test_features_have_the_mark(tmp_path: Path) -> None:
-    """The .npz in a place that no reader looks at, the .npy by the file beside it."""
-    rows, values = [Row("a", 1)], np.ones((1, 2), np.float32)
-    write_npz(tmp_path / "f.npz", rows, values)
-    with np.load(tmp_path / "f.npz") as found:
-        assert sorted(found) == ["features", "files", "labels"]
-    write_npy(tmp_path / "f.npy", (2,), [(rows, values)])
-    files = [tmp_path / name for name in ("f.npz", "f.npy", "f.files.txt")]
-    assert [cli.is_ours(file) for file in files] == [True] * 3
-    np.save(tmp_path / "other.npy", values)
-    np.savez(tmp_path / "other.npz", features=values)
-    (tmp_path / "other.txt").write_text("about alexnet_jax")
-    assert not any(cli.is_ours(file) for file in tmp_path.glob("other.*"))
 
 
 @pytest.mark.parametrize("form", export.FORMATS)

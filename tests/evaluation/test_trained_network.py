@@ -50,16 +50,22 @@ def stages(network: TrainedNetwork) -> dict[str, np.ndarray]:
         found = AlexNet(fixtures.small_network()).apply(
             {"params": params}, jnp.asarray(crops), intermediates=True
         )
-        return jax.tree.map(np.asarray, found[1])
+        values: dict[str, np.ndarray] = jax.tree.map(np.asarray, found[1])
+    powers = np.exp(values["fc8"] - values["fc8"].max(1, keepdims=True))
+    return {**values, "prob": powers / powers.sum(1, keepdims=True)}
 
 
 def test_every_layer(network: TrainedNetwork, stages: dict[str, np.ndarray]) -> None:
-    """Each name gives its stage, and a bare name the layer's activations."""
+    """Each name gives its stage, alone as with all others; a bare name the layer's activations."""
     pictures = trained_fixtures.pictures(3)
+    found = network.features(pictures, [*network.layers])
+    assert [*found] == [*network.layers]
     for layer, stage in network.layers.items():
-        found = network.features(pictures, layer)
-        assert found.dtype == np.float32
-        assert fixtures.difference(found, stages[stage]) < 1e-5, layer
+        assert found[layer].dtype == np.float32
+        assert fixtures.difference(found[layer], stages[stage]) < 1e-5, layer
+    for layer in ("conv1/norm", "pool5", "fc7", "prob"):
+        alone = network.features(pictures, layer)
+        assert fixtures.difference(alone, stages[network.layers[layer]]) < 1e-5, layer
     assert network.layers["fc7"] == "fc7/activation" and network.layers["fc7/sum"] == "fc7"
     assert set(network.layers.values()) == stages.keys()
 
@@ -67,9 +73,7 @@ def test_every_layer(network: TrainedNetwork, stages: dict[str, np.ndarray]) -> 
 def test_probabilities(network: TrainedNetwork, stages: dict[str, np.ndarray]) -> None:
     """The softmax of the logits; ten views are its average over them."""
     pictures = trained_fixtures.pictures(3)
-    powers = np.exp(stages["fc8"] - stages["fc8"].max(1, keepdims=True))
-    expected = powers / powers.sum(1, keepdims=True)
-    np.testing.assert_allclose(network.predict(pictures), expected, atol=1e-5)
+    np.testing.assert_allclose(network.predict(pictures), stages["prob"], atol=1e-5)
     views = []
     for view in range(10):
         powers = np.exp(np.float64(network.logits(pictures, view)))
@@ -77,6 +81,25 @@ def test_probabilities(network: TrainedNetwork, stages: dict[str, np.ndarray]) -
     ten = network.predict(pictures, ten_views=True)
     np.testing.assert_allclose(ten, np.mean(views, axis=0), atol=1e-6)
     assert np.abs(views[0] - views[5]).max() > 1e-4  # the views differ
+
+
+def test_several_layers(network: TrainedNetwork, stages: dict[str, np.ndarray]) -> None:
+    """A dictionary by the names that were given, in their order; each in one view, in another, in
+    the mean over ten, and over the places of maps."""
+    pictures = trained_fixtures.pictures(3)
+    names = {"prob": "prob", "relu2": "conv2/activation", "fc6/sum": "fc6", "pool5": "conv5/pool"}
+    found = network.features(pictures, tuple(names))
+    assert [*found] == [*names]
+    assert fixtures.difference(found, {name: stages[stage] for name, stage in names.items()}) < 1e-5
+    views = [network.features(pictures, [*names], view) for view in range(10)]
+    ten = network.features(pictures, [*names], ten_views=True)
+    expected = jax.tree.map(lambda *all_ten: np.mean(np.float64(all_ten), axis=0), *views)
+    assert fixtures.difference(ten, expected) < 1e-5
+    assert fixtures.difference(views[3], views[0]) > 1e-2
+    np.testing.assert_allclose(ten["prob"], network.predict(pictures, ten_views=True), rtol=1e-5)
+    pooled = network.features(pictures, ["relu2", "fc6/sum"], pooled=True)
+    means = {"relu2": stages["conv2/activation"].mean((1, 2)), "fc6/sum": stages["fc6"]}
+    assert fixtures.difference(pooled, means) < 1e-5
 
 
 def test_what_an_image_may_be(network: TrainedNetwork, tmp_path: Path) -> None:
@@ -174,8 +197,11 @@ def test_refusals(network: TrainedNetwork, workdir: Path, tmp_path: Path) -> Non
     pictures = trained_fixtures.pictures(1)
     with pytest.raises(UserError, match="no layer 'fc9': one of conv1, conv1/sum"):
         network.features(pictures, "fc9")
-    with pytest.raises(UserError, match=r"no layer \['conv5', 'fc7'\]: one of conv1, conv1/sum"):
-        network.features(pictures, ["conv5", "fc7"])  # type: ignore[arg-type]
+    for layer in ("fc9", "fc7,fc8", None, 7):
+        with pytest.raises(UserError, match=f"no layer {layer!r}: one of conv1, conv1/sum"):
+            network.features(pictures, ["fc7", layer])  # type: ignore[list-item]
+    with pytest.raises(UserError, match="no layers were given"):
+        network.features(pictures, [])
     for view in (10, -1, 0.5, "0", None):
         with pytest.raises(UserError, match=f"view={view!r}: expected 0 to 9"):
             network.logits(pictures, view)  # type: ignore[arg-type]
