@@ -402,8 +402,17 @@ def test_stopped_at_some_moments(commands: dict[str, list[str]], tmp_path: Path,
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["train", "evaluate", "report", "describe", "prepare"]
-    + ["predict", "features", "figures", "onnx"],
+    [
+        "train",
+        "evaluate",
+        "report",
+        "describe",
+        "prepare",
+        "predict",
+        "features",
+        "figures",
+        "onnx",
+    ],
 )
 def test_stopped_at_forty_moments(
     commands: dict[str, list[str]], tmp_path: Path, name: str
