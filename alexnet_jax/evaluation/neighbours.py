@@ -11,7 +11,9 @@ from alexnet_jax.evaluation.trained_network import AT_ONCE, TrainedNetwork
 BLOCK = 32_000_000  # bytes of float64 features that are compared at a time
 
 
-def nearest(features: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    features: "np.ndarray | OfImages", queries: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The rows that are nearest to each query by Euclidean distance, in float64.
 
     Reads the features a block at a time, so that they may be memory-mapped.

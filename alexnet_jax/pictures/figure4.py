@@ -12,7 +12,7 @@ from alexnet_jax.data import photos
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.answers import TOP, Answer
 from alexnet_jax.evaluation.features import Row
-from alexnet_jax.evaluation.neighbours import nearest
+from alexnet_jax.evaluation.neighbours import OfImages, nearest
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
 from alexnet_jax.pictures.saving import save, short
 
@@ -141,7 +141,7 @@ def draw_neighbours(rows: Sequence[Neighbours], path: str | Path) -> None:
 
 
 def neighbours(
-    features: np.ndarray, queries: Sequence[int], show: Callable[[int], Shown]
+    features: np.ndarray | OfImages, queries: Sequence[int], show: Callable[[int], Shown]
 ) -> list[Neighbours]:
     """Some rows, each with the nearest of all other rows.
 

@@ -74,6 +74,7 @@ def save_run(root: Path, workdir: Path, names: tuple[str, ...], *changes: str) -
         [
             f"data.source=folder:{root / 'images'}",
             f"data.dir={root / 'data'}",
+            "data.validation=",
             *("mesh.data=1", "mesh.tower=2"),
             *(f"model.{field}" for field in small),
             *changes,
@@ -159,7 +160,7 @@ def test_the_numbers_are_those_of_the_test(made: Made) -> None:
     assert {row["views"] for row in rows} == {"10"}
     mistakes = made.table("mistakes.csv")
     assert len(mistakes) == wrong
-    assert mistakes[0]["image"].startswith(f"{mistakes[0]['class']}/")
+    assert mistakes[0]["image"].startswith(f"test/{mistakes[0]['class']}/")
     assert float(mistakes[0]["probability_of_answer"]) == pytest.approx(
         max(row.max() for row, label in zip(given, labels) if row.argmax() != label), rel=1e-4
     )
@@ -230,17 +231,25 @@ def test_an_older_report_leaves_nothing_behind(tmp_path: Path) -> None:
     assert (tmp_path / "report/report.html").read_bytes() == b"new"
 
 
-@pytest.mark.parametrize("names", [("only",), ("no", "yes")])
-def test_one_class_and_two(names: tuple[str, ...], tmp_path: Path) -> None:
-    """Converted weights, which have no curves; of one class there are no mistakes."""
-    config = save_run(tmp_path, tmp_path / "run", names, "mesh.tower=1")
+def test_converted_weights_of_two_classes(tmp_path: Path) -> None:
+    """There are no curves, and no five classes."""
+    config = save_run(tmp_path, tmp_path / "run", ("no", "yes"), "mesh.tower=1")
     making.report_run(config, tmp_path / "run")
     read = alone((tmp_path / "run/report/report.html").read_text())
     assert "no training was recorded in this directory" in read.text
     assert "trainednot here" in read.text
-    assert (tmp_path / "run/report/mistakes.png").exists() == (len(names) > 1)
-    assert ("There are none in ten views." in read.text) == (len(names) == 1)
-    assert "top-5 error" not in read.text
+    assert "top-5 error" not in read.text and "There are none" not in read.text
+
+
+def test_no_mistakes_and_no_neighbours(made: Made) -> None:
+    """It says so."""
+    counts = np.diag(np.diagonal(made.contents.counts))
+    found = [own._replace(top1_errors=0, confused_images=0) for own in made.contents.found]
+    text = page(made.contents._replace(counts=counts, found=found, mistakes=[], neighbours=[]))
+    read = alone(text)
+    assert "There are none in ten views." in read.text and "taken for" not in read.text
+    assert "No image has a wrong answer in ten views." in read.text
+    assert "A single image has none." in read.text
 
 
 def many(classes: int) -> tuple[list[str], np.ndarray, list[Any]]:
