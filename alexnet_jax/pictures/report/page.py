@@ -31,7 +31,7 @@ STYLE = (Path(__file__).parent / "style.css").read_text()
 CLASSES, PAIRS = 20, 12  # shown before the others; of confusions
 MATRIX = 30  # classes of which the matrix is a table of the page; of more it is a picture
 SIDE, SMALL = 256, 96  # pixels: pictures are no larger; those up to the other one keep every pixel
-SCALES = (0.05, 0.1, 0.2, 0.5, 1)  # errors at the right end of the bars
+SCALES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1)  # what the bars of errors may end at
 VIEWS = "in ten views"
 
 
@@ -143,7 +143,7 @@ def _totals(contents: Contents) -> str:
 
 def _classes(contents: Contents) -> str:
     found = sorted((own for own in contents.found if own.images), key=lambda own: -own.error)
-    reach = next(scale for scale in SCALES if scale >= max(own.error for own in found))
+    reach = next(scale for scale in SCALES if scale >= max(own.interval[1] for own in found))
     items = [_of_class(own, reach, contents.names) for own in found]
     note = (
         f"<p>Top-1 error {VIEWS}, the largest first. The mark is the error, the band its 95% "
@@ -158,7 +158,7 @@ def _classes(contents: Contents) -> str:
 
 def _of_class(own: OfClass, reach: float, names: Sequence[str]) -> str:
     low, high = own.interval
-    left, mark, right = (100 * min(1, part / reach) for part in (low, own.error, high))
+    left, mark, right = (100 * part / reach for part in (low, own.error, high))
     rival = ""
     if own.confused_images:
         rival = f"most often taken for {_text(names[own.confused_with])} ({own.confused_images:,})"
@@ -211,7 +211,7 @@ def _matrix(counts: np.ndarray, names: Sequence[str]) -> str:
         for answer, count in enumerate(row):
             share = (count / max(1, row.sum())) ** 0.5  # small ones are to be seen
             hue = "blue" if answer == label else "red"
-            style = f' style="--hue:var(--{hue});--share:{0.75 * share:.2f}"' if count else ""
+            style = f' style="--hue:var(--{hue});--share:{0.65 * share:.2f}"' if count else ""
             cells.append(f"<td{style}>{count:,}</td>" if count else "<td></td>")
         rows.append(f'<tr><th scope="row">{_text(name)}</th>{"".join(cells)}</tr>')
     return (
@@ -247,7 +247,7 @@ def _cards(answers: Iterable[Answer], names: Sequence[str]) -> str:
         bars = "".join(
             f'<li{" class=true" * (label == answer.label)}><i style="width:'
             f'{answer.probabilities[label]:.1%}"></i><span>{_text(names[label])}</span>'
-            f"<b>{answer.probabilities[label]:.0%}</b></li>"
+            f"<b>{answer.probabilities[label]:.1%}</b></li>"
             for label in best
         )
         alt = f"{true}; the answer is {names[best[0]]}"
