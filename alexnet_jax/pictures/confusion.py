@@ -1,5 +1,6 @@
 """What was taken for what: the confusion matrix as a picture."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from alexnet_jax.pictures.saving import save, short
 
 CELLS = 100  # in a row at most; of more classes several share one
 COUNTED = 25  # classes up to which the images of a cell are written into it
-NAMED = 60  # names beside an axis
 SHARES = (0, 0.01, 0.05, 0.2, 0.5, 1)  # beside the colours
 
 
@@ -32,13 +32,14 @@ def draw_confusions(
     blocks = in_blocks(counts, together)
     shares = blocks / np.maximum(blocks.sum(axis=1, keepdims=True), 1)
     cells = len(blocks)
-    side = max(0.1, min(0.4, 8 / cells))  # inches
-    figure = Figure(figsize=(cells * side + 1, cells * side), dpi=150)
-    axes = figure.add_axes((0, 0, cells * side / (cells * side + 1), 1))
+    side = max(0.1, min(0.4, 8 / cells), 2 / cells)  # inches
+    whole = cells * side
+    figure = Figure(figsize=(whole + 1, whole), dpi=150)
+    axes = figure.add_axes((0, 0, whole / (whole + 1), 1))
     norm = PowerNorm(0.4, 0, 1)
     image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest", aspect="auto")
-    size = min(9.0, max(5.0, 50 * side))
-    step = -(-cells // NAMED)
+    size = min(9.0, max(7.0, 50 * side))  # points, of which an inch has 72
+    step = math.ceil((size + 1) / (72 * side))  # names do not overlap
     places = range(0, cells, step)
     names = [short(classes[place * together]) for place in places]
     axes.set_xticks(places, names, rotation=90, fontsize=size)
@@ -51,7 +52,7 @@ def draw_confusions(
             colour = "white" if norm(shares[row, column]) > 0.6 else "black"
             number, small = f"{blocks[row, column]:,}", min(8.0, 22 * side)
             axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=small)
-    beside = figure.add_axes((1 - 0.8 / figure.get_figwidth(), 0, 0.12 / figure.get_figwidth(), 1))
+    beside = figure.add_axes(((whole + 0.2) / (whole + 1), 0, 0.12 / (whole + 1), 1))
     bar = figure.colorbar(image, beside, ticks=SHARES, format=lambda share, _: f"{share:.0%}")
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_linewidth(0.5)

@@ -238,7 +238,7 @@ def test_converted_weights_of_two_classes(tmp_path: Path) -> None:
     read = alone((tmp_path / "run/report/report.html").read_text())
     assert "no training was recorded in this directory" in read.text
     assert "trainednot here" in read.text
-    assert "top-5 error" not in read.text and "There are none" not in read.text
+    assert "top-5 error" not in read.text and "There are none in ten" not in read.text
 
 
 def test_no_mistakes_and_no_neighbours(made: Made) -> None:
