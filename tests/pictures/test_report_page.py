@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from run_fixtures import Tiny
 from sklearn.metrics import confusion_matrix
+from sklearn.neighbors import NearestNeighbors
 from test_figures import rows_of_a_run, write_rows
 
 import alexnet_jax
@@ -191,6 +192,31 @@ def test_every_section_is_there(made: Made) -> None:
     assert "--mode=evaluate --report" in read.text
     assert [tag.get("class") for tag in read.all("table")] == ["matrix", None]
     assert "3 epochs" not in read.text and "5 epochs, 8 images a step" in read.text
+
+
+def test_figure_4_is_what_the_network_says(made: Made) -> None:
+    """The nearest are those of scikit-learn by the features of all images; whether a neighbour is
+    of another class, and which bar is the true one, is marked."""
+    cache = made.contents.run.cache
+    images, labels = np.asarray(cache.images["test"]), cache.labels["test"]
+    features = alexnet_jax.load(made.workdir).features(images, "fc7").astype(np.float64)
+    distances, order = NearestNeighbors(n_neighbors=7).fit(features).kneighbors(features)
+    kinds = []
+    assert made.contents.layer == "fc7" and len(made.contents.neighbours) == 5
+    for query, found in made.contents.neighbours:
+        (own,) = (i for i, image in enumerate(images) if (image == query.picture).all())
+        assert order[own, 0] == own
+        assert [distance for _, distance in found] == pytest.approx(distances[own, 1:], rel=1e-3)
+        for (shown, _), number in zip(found, order[own, 1:], strict=True):
+            assert (shown.picture == images[number]).all()
+            assert shown.name == made.contents.names[labels[number]]
+        kinds += ["query"]
+        kinds += ["same" if labels[i] == labels[own] else "other" for i in order[own, 1:]]
+    shown = [tag.get("class") for tag in made.page.all("figure")]
+    assert [kind for kind in shown if kind in ("query", "same", "other")] == kinds
+    assert {"same", "other"} <= set(kinds)
+    bars = [tag.get("class") for tag in made.page.all("li")]
+    assert bars.count("true") == shown.count("card")  # all four classes have a bar
 
 
 def test_kernels_are_those_of_the_network(made: Made) -> None:
