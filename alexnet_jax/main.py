@@ -47,7 +47,7 @@ def define_flags() -> None:
         "by layer; config: every field with its meaning.",
     )
     flags.DEFINE_bool("best", False, "evaluate: the best checkpoint by validation, not the last.")
-    flags.DEFINE_bool("report", False, "evaluate: also write a report into the run.")
+    flags.DEFINE_bool("report", False, "evaluate: also write report/: a page, tables, pictures.")
     flags.DEFINE_list("ensemble", None, "evaluate: more runs, W2,W3,..., tested alone and as one.")
     environment = os.environ.get
     flags.DEFINE_string(

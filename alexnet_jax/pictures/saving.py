@@ -1,6 +1,7 @@
 """Figures become files."""
 
 import functools
+import logging
 import warnings
 from contextlib import suppress
 from itertools import accumulate
@@ -37,6 +38,7 @@ def fonts() -> list[str]:
         with suppress(OSError, RuntimeError):  # one that it cannot use
             manager.addfont(path)
     there = {font.name for font in manager.ttflist}
+    logging.getLogger(font_manager.__name__).setLevel(logging.ERROR)  # one without bold is no news
     return [*rcParams["font.family"], *[name for name in WORLD if name in there][:1]]
 
 

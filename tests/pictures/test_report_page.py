@@ -251,6 +251,19 @@ def test_a_report_is_made_again_and_nothing_else_replaced(made: Made, tmp_path: 
     main.check_report(making.written(tmp_path / "new"))
 
 
+def test_the_command(made: Made, tiny: Tiny) -> None:
+    """It makes the report again, and says where it is."""
+    pages = made.workdir / "report" / "report.html"
+    before = pages.stat().st_mtime_ns
+    done = tiny.run(f"--workdir={made.workdir}", "--mode=evaluate", "--report")
+    assert (done.returncode, done.stderr) == (0, "")
+    *_, ten, page_, others = done.stdout.splitlines()
+    assert ten == str(made.scores[1])
+    assert page_ == f"report: {pages}" and pages.stat().st_mtime_ns > before
+    assert others == f"beside it: {', '.join(sorted(making.FILES[1:]))}" and len(others) <= 80
+    assert alone(pages.read_text()).text.startswith(made.page.text[:500])
+
+
 def test_an_older_report_leaves_nothing_behind(tmp_path: Path) -> None:
     """A run without mistakes has no picture of them."""
     making.write(tmp_path, dict.fromkeys(making.FILES, b"old"))

@@ -178,7 +178,7 @@ def _confusions(contents: Contents) -> str:
     images = counts.sum(axis=1)
     pairs = most_confused(counts, PAIRS)
     if not pairs:
-        listed_ = f"<p>No image has a wrong answer {VIEWS}.</p>"
+        often = f"<p>No image has a wrong answer {VIEWS}.</p>"
     else:
         items = (
             f"<li><span><b>{_text(names[true])}</b> taken for <b>{_text(names[answer])}</b></span>"
@@ -186,7 +186,7 @@ def _confusions(contents: Contents) -> str:
             f"{images[true]:,}</small></span></li>"
             for true, answer, times in pairs
         )
-        listed_ = f'<h3>Most frequent</h3><ol class="list pairs">{"".join(items)}</ol>'
+        often = f'<h3>Most frequent</h3><ol class="list pairs">{"".join(items)}</ol>'
     if len(names) <= MATRIX:
         shown = _matrix(counts, names)
         note = f"Each row is a class with its images, by their answers {VIEWS}, the columns."
@@ -200,7 +200,7 @@ def _confusions(contents: Contents) -> str:
             f"Each row is a class, or some that follow each other, each column an answer {VIEWS}. "
             "The diagonal is what was right; the steps of colour are finer where shares are small."
         )
-    return f"{listed_}<h3>All</h3><p>{note}</p>{shown}"
+    return f"{often}<h3>All</h3><p>{note}</p>{shown}"
 
 
 def _matrix(counts: np.ndarray, names: Sequence[str]) -> str:
