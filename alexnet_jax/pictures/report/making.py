@@ -140,8 +140,7 @@ def files(
 
 
 def told_apart(class_names: Sequence[str], words: Sequence[str]) -> list[str]:
-    """The words of each class, with its name where others share them: of ImageNet's classes two are
-    'crane', a bird and a machine."""
+    """The words of each class, with its name where others share them, as two of ImageNet's do."""
     count = Counter(words)
     pairs = zip(class_names, words, strict=True)
     return [printable(f"{word} ({name})" if count[word] > 1 else word) for name, word in pairs]

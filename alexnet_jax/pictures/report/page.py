@@ -188,7 +188,7 @@ def _confusions(contents: Contents) -> str:
         )
         often = f'<h3>Most frequent</h3><ol class="list pairs">{"".join(items)}</ol>'
     if len(names) <= MATRIX:
-        shown = _matrix(counts, names)
+        shown = _scrolled("The confusion matrix", _matrix(counts, names))
         note = f"Each row is a class with its images, by their answers {VIEWS}, the columns."
     else:
         alt = (
@@ -215,8 +215,8 @@ def _matrix(counts: np.ndarray, names: Sequence[str]) -> str:
             cells.append(f"<td{style}>{count:,}</td>" if count else "<td></td>")
         rows.append(f'<tr><th scope="row">{_text(name)}</th>{"".join(cells)}</tr>')
     return (
-        f'<div class="scroll" tabindex="0"><table class="matrix"><thead><tr><td></td>{heads}</tr>'
-        f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<table class="matrix"><thead><tr><td></td>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
 
@@ -320,7 +320,7 @@ def _near(shown: Shown, kind: str, note: str) -> str:
 
 def _network(contents: Contents) -> str:
     table = network_table(contents.network.viewer.model.network, "html")
-    return f'<div class="scroll" tabindex="0">{table}</div>'
+    return _scrolled("The network", table)
 
 
 def _configuration(contents: Contents) -> str:
@@ -354,6 +354,11 @@ def _count(number: int, what: str) -> str:
     """'1 class', '20 classes'."""
     plural = "" if number == 1 else "es" if what.endswith("s") else "s"
     return f"{number:,} {what}{plural}"
+
+
+def _scrolled(label: str, table: str) -> str:
+    """A table that may be wider than the page, also for those who have no mouse."""
+    return f'<div class="scroll" role="region" aria-label="{label}" tabindex="0">{table}</div>'
 
 
 def _folded(items: Sequence[str], first: int, kind: str, what: str) -> str:
