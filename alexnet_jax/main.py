@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from alexnet_jax import cli, streams
+from alexnet_jax.errors import UserError
+from alexnet_jax.files import check_writable
 from alexnet_jax.run import hosts, joining
 from alexnet_jax.signals import COMMAND
 
@@ -45,6 +47,7 @@ def define_flags() -> None:
         "by layer; config: every field with its meaning.",
     )
     flags.DEFINE_bool("best", False, "evaluate: the best checkpoint by validation, not the last.")
+    flags.DEFINE_bool("report", False, "evaluate: also write report/: a page, tables, pictures.")
     flags.DEFINE_list("ensemble", None, "evaluate: more runs, W2,W3,..., tested alone and as one.")
     environment = os.environ.get
     flags.DEFINE_string(
@@ -84,9 +87,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         cli.refuse(
             "--workdir is missing: a directory for the run, such as --workdir=/tmp/alexnet", 2
         )
-    for flag, mode in (("ensemble", "evaluate"), ("compare", "config")):
-        if FLAGS[flag].value is not None and FLAGS.mode != mode:
+    for flag, mode in (("ensemble", "evaluate"), ("report", "evaluate"), ("compare", "config")):
+        if FLAGS[flag].value not in (None, False) and FLAGS.mode != mode:
             cli.refuse(f"--{flag} with --mode={FLAGS.mode}: it is for --mode={mode}", 2)
+    if FLAGS.report and FLAGS.ensemble is not None:
+        cli.refuse("--report with --ensemble: a report is of one run, give one of the two", 2)
     return [field[1] for field in fields if field]
 
 
@@ -95,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     fields = parse_flags(sys.argv[1:] if argv is None else argv)
     training = FLAGS.mode == "train"
     with cli.errors_in_one_line(
-        "what was saved is kept" if training else "nothing was changed",
+        "what was saved is kept" if training or FLAGS.report else "nothing was changed",
         again="; give the same command again to resume" if training else "",
         answers=not training,
     ):
@@ -146,11 +151,31 @@ def check_same(config: "ConfigDict") -> None:
     from alexnet_jax.run import versions
 
     hosts.check_same("the version of ", versions.installed())
-    flags_ = {f"--{flag}": FLAGS[flag].value for flag in ("mode", "workdir", "best", "ensemble")}
+    names = ("mode", "workdir", "best", "report", "ensemble")
+    flags_ = {f"--{flag}": FLAGS[flag].value for flag in names}
     fields = {f"--config.{field}": value for field, value in settings.flatten(config).items()}
     for field in ("--config.data.dir", "--config.data.cache"):
         fields.pop(field)
     hosts.check_same("", flags_ | fields)
+
+
+def check_report(files: Sequence[Path]) -> None:
+    """Refuses to write a report over what is none of this program's, before any work.
+
+    Args:
+        files: that would be written; the first has the mark, also for the others.
+
+    Raises:
+        UserError: one is there, or the folder cannot be written.
+    """
+    folder = files[0].parent
+    check_writable(folder.parent)
+    if not cli.is_ours(files[0]):
+        for file in (*files, *([] if folder.is_dir() else [folder])):
+            if os.path.lexists(file):
+                raise UserError(
+                    f"{file} is there already and was not written by this program: move it away"
+                )
 
 
 def run(fields: list[str]) -> None:
@@ -186,6 +211,12 @@ def run(fields: list[str]) -> None:
         from alexnet_jax.evaluation.ensemble import evaluate_ensemble
 
         evaluate_ensemble(config, [workdir, *map(Path, FLAGS.ensemble)], best=FLAGS.best)
+    elif FLAGS.report:
+        from alexnet_jax.pictures.report import making
+
+        with hosts.together():
+            check_report(making.written(workdir))
+        making.report_run(config, workdir, best=FLAGS.best)
     else:
         from alexnet_jax.evaluation.evaluator import evaluate_run
 

@@ -4,13 +4,13 @@ Every example counts exactly once, whatever the batch size and the mesh: batches
 padding weighs nothing, and sums, not averages, are added up.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -29,6 +29,7 @@ from alexnet_jax.run.restore import restore_weights
 
 Tree = Any
 Batch = dict[str, jax.Array]
+Watch = Callable[[int, jax.Array, Batch], None]  # count of views, probabilities, batch
 
 
 class Evaluator:
@@ -54,6 +55,7 @@ class Evaluator:
         *,
         ten_views: bool,
         bar: bool = False,
+        watch: Watch | None = None,
     ) -> list[Score]:
         """The score in one view and, if asked, in ten.
 
@@ -66,6 +68,8 @@ class Evaluator:
             labels: (N,) integers.
             ten_views: also average over the ten views; ten times the work.
             bar: show the progress, where stderr is a terminal.
+            watch: is called with what is scored: how many views, the mean of their probabilities,
+                (N, classes), and the batch.
         """
         tally = Tally()
         views = self.viewer.views if ten_views else self.viewer.views[:1]
@@ -75,6 +79,8 @@ class Evaluator:
                 for count, mean in enumerate(means, 1):
                     if count in (1, len(views)):
                         tally.add("", count, mean.probabilities, batch)
+                        if watch:
+                            watch(count, mean.probabilities, batch)
         return tally.scores()[""]
 
 
@@ -132,8 +138,22 @@ def check_classes(where: object, class_names: Sequence[str], cache: Cache) -> No
     )
 
 
-def evaluate_run(config: ConfigDict, workdir: str | Path, *, best: bool = False) -> list[Score]:
-    """Restores the last checkpoint of a run, or its best, and tests it.
+class Opened(NamedTuple):
+    """A run with its weights, and the dataset that it is to be tested on."""
+
+    workdir: Path
+    config: ConfigDict
+    cache: Cache
+    mesh: Mesh
+    model: AlexNet
+    variables: Tree
+    record: dict[str, Any]  # of the checkpoint
+    mean_image: np.ndarray
+    class_names: list[str]
+
+
+def open_run(config: ConfigDict, workdir: str | Path, *, best: bool = False) -> Opened:
+    """Restores the last checkpoint of a run, or its best, and says what it will be tested on.
 
     Args:
         config: of the run; its mesh may be another than the one it was trained on.
@@ -156,13 +176,23 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, *, best: bool = False)
     )
     if record["dataset"] not in (None, cache.fingerprint):  # None: no run made these weights
         print(f"note: this run was trained on other data than {cache.path} holds now")
+    return Opened(workdir, config, cache, mesh, model, variables, record, mean_image, class_names)
+
+
+def evaluate(run: Opened, watch: Watch | None = None) -> list[Score]:
+    """Tests a run in one view and in ten, and prints the errors.
+
+    Args:
+        run: what is tested.
+        watch: see `Evaluator`.
+    """
+    config, split = run.config, run.config.data.test
     evaluator = Evaluator(
-        model, mean_image, config.eval_batch_size, aligned=config.data.mean == "aligned"
+        run.model, run.mean_image, config.eval_batch_size, aligned=config.data.mean == "aligned"
     )
+    images, labels = run.cache.images[split], run.cache.labels[split]
     with enough_memory(config, "eval_batch_size"):
-        scores = evaluator(
-            variables, cache.images[split], cache.labels[split], ten_views=True, bar=True
-        )
+        scores = evaluator(run.variables, images, labels, ten_views=True, bar=True, watch=watch)
     for score in scores:
         between = [
             f"top-{k} {low:.2%} to {high:.2%}"
@@ -173,3 +203,8 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, *, best: bool = False)
     for score in scores:
         print(score)
     return scores
+
+
+def evaluate_run(config: ConfigDict, workdir: str | Path, *, best: bool = False) -> list[Score]:
+    """Restores the last checkpoint of a run, or its best, and tests it, see `open_run`."""
+    return evaluate(open_run(config, workdir, best=best))

@@ -1,11 +1,19 @@
 """The images that are nearest to an image by what a layer says of them (paper section 6.1)."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import numpy as np
+
+from alexnet_jax.evaluation.trained_network import AT_ONCE, TrainedNetwork
 
 BLOCK = 32_000_000  # bytes of float64 features that are compared at a time
 
 
-def nearest(features: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    features: "np.ndarray | OfImages", queries: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The rows that are nearest to each query by Euclidean distance, in float64.
 
     Reads the features a block at a time, so that they may be memory-mapped.
@@ -38,3 +46,30 @@ def nearest(features: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.n
         found = np.take_along_axis(found, order, axis=1)
         squares = np.take_along_axis(squares, order, axis=1)
     return found, np.sqrt(squares)
+
+
+class OfImages:
+    """Looks like the array (N, ...) of what a stage says of images, in one view; computes what is
+    asked for, so that no more than that is in memory."""
+
+    def __init__(
+        self, network: TrainedNetwork, stage: str, images: Any, done: Callable[[int], Any]
+    ) -> None:
+        """Args:
+        network: which looks at them.
+        stage: of the network, see `TrainedNetwork.stage`.
+        images: (N, S, S, 3) uint8, or what looks like such an array; not empty.
+        done: is told how many images were looked at.
+        """
+        self._images, self._done = images, done
+        self._look = partial(network.look, stage, batch_size=AT_ONCE)
+        self.shape = (len(images), *self._look(np.asarray(images[:1])).shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: slice | list[int]) -> np.ndarray:
+        some = self._images[key] if isinstance(key, slice) else [self._images[i] for i in key]
+        found: np.ndarray = self._look(np.asarray(some))
+        self._done(len(found))
+        return found

@@ -75,6 +75,17 @@ def _with_interval(error: float, examples: int) -> str:
     return f"{error:.2%} ({100 * low:.2f}-{100 * high:.2f})"
 
 
+def ahead(probabilities: jax.Array, labels: jax.Array) -> jax.Array:
+    """How many classes are before the label of each image, (N,) integers: 0 is right.
+
+    Args:
+        probabilities: (N, classes).
+        labels: (N,) integers.
+    """
+    given = jnp.take_along_axis(probabilities, labels[:, None], axis=1)
+    return jnp.sum(~(given > probabilities), axis=1) - 1  # the label itself is among them
+
+
 def sums(probabilities: jax.Array, labels: jax.Array, weights: jax.Array) -> dict[str, jax.Array]:
     """The weighted sums of loss, errors and examples over a batch.
 
@@ -87,13 +98,13 @@ def sums(probabilities: jax.Array, labels: jax.Array, weights: jax.Array) -> dic
         weights: (N,), 1 for an example and 0 for padding.
     """
     given = jnp.take_along_axis(probabilities, labels[:, None], axis=1)
-    ahead = jnp.sum(~(given > probabilities), axis=1) - 1  # the label itself is among them
+    before = ahead(probabilities, labels)
     # A probability below what float32 can hold is not the end of the average.
     loss = -jnp.log(jnp.maximum(given[:, 0], jnp.finfo(jnp.float32).tiny))
     return {
         "loss": jnp.sum(jnp.where(weights > 0, loss, 0.0)),
-        "top1": jnp.sum(weights * (ahead >= 1)),
-        "top5": jnp.sum(weights * (ahead >= 5)),
+        "top1": jnp.sum(weights * (before >= 1)),
+        "top5": jnp.sum(weights * (before >= 5)),
         "examples": jnp.sum(weights),
     }
 

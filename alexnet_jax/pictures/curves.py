@@ -35,6 +35,8 @@ KINDS = (
     Kind("test", 10, "test, ten views", {"lw": 0, "marker": "*", "ms": 6}),
 )
 
+FIELDS = {"loss": ("loss, nats", 1), "top1_error": ("top-1 error, %", 100)}
+
 
 def curves(workdir: Path) -> Path:
     """Draws loss and top-1 error over the epochs into `figures/curves.png` of a run."""
@@ -53,23 +55,46 @@ def draw_curves(runs: Mapping[str, Sequence[Row]], path: Path) -> Path:
     colours = many if count > 10 else [f"C{i}" for i in range(count)]
     figure = Figure(figsize=(9, 3.4), dpi=120)
     places = figure.subplots(1, 2)
-    fields = (("loss", "loss, nats", 1), ("top1_error", "top-1 error, %", 100))
-    for axes, (field, title, scale) in zip(places, fields, strict=True):
-        for shade, rows in zip(colours, runs.values(), strict=True):
-            for number, kind in enumerate(KINDS):
-                own = kind.of(rows)
-                style = {"color": f"C{number}" if count == 1 else shade, **kind.style}
-                if len(own) == 1:  # a line of one point would not be seen
-                    style.setdefault("marker", ".")
-                axes.plot([r["epoch"] for r in own], [scale * r[field] for r in own], **style)
-        _scale(axes)
-        axes.set_title(f"{title}{' (log scale)' * (axes.get_yscale() == 'log')}", fontsize=10)
-        axes.set_xlabel("epoch")
-        axes.set_xlim(left=0)
-        axes.grid(alpha=0.3)
+    for axes, field in zip(places, FIELDS, strict=True):
+        _draw_field(axes, field, runs, colours)
     handles = _legend(runs, colours)
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=9)
     return save(figure, path)
+
+
+def draw_curve(rows: Sequence[Row], field: str, path: Path) -> Path:
+    """Draws one field of one run, in a picture that can be read on a telephone.
+
+    Args:
+        rows: of `metrics.jsonl`.
+        field: of `FIELDS`.
+        path: of the picture.
+    """
+    figure = Figure(figsize=(4.6, 3.4), dpi=200)
+    axes, runs, colours = figure.subplots(), {"": rows}, ["C0"]
+    _draw_field(axes, field, runs, colours)
+    handles = _legend(runs, colours)
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(-0.1, -0.15), frameon=False)
+    return save(figure, path)
+
+
+def _draw_field(
+    axes: Axes, field: str, runs: Mapping[str, Sequence[Row]], colours: Sequence[Any]
+) -> None:
+    """One field of all rows over the epochs, each run in its colour, or each kind of a single."""
+    title, scale = FIELDS[field]
+    for shade, rows in zip(colours, runs.values(), strict=True):
+        for number, kind in enumerate(KINDS):
+            own = kind.of(rows)
+            style = {"color": f"C{number}" if len(runs) == 1 else shade, **kind.style}
+            if len(own) == 1:  # a line of one point would not be seen
+                style.setdefault("marker", ".")
+            axes.plot([r["epoch"] for r in own], [scale * r[field] for r in own], **style)
+    _scale(axes)
+    axes.set_title(f"{title}{' (log scale)' * (axes.get_yscale() == 'log')}", fontsize=10)
+    axes.set_xlabel("epoch")
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
 
 
 def _scale(axes: Axes) -> None:

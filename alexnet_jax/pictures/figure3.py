@@ -60,10 +60,16 @@ def _grid(count: int) -> tuple[int, int]:
     return rows, math.ceil(count / rows)
 
 
+def scaled(weights: np.ndarray) -> np.ndarray:
+    """A kernel, (K, K, 3), as colours from 0 to 1: grey is zero, 0 or 1 its own largest weight."""
+    return weights / (2 * max(np.abs(weights).max(), 1e-12)) + 0.5
+
+
 def _draw_kernel(axes: Axes, weights: np.ndarray, share: float, left: float, top: float) -> None:
     """One kernel, (K, K, 3), and its share of colour below it; in sides of a kernel."""
-    scaled = weights / (2 * max(np.abs(weights).max(), 1e-12)) + 0.5
     wide = 0.93
-    axes.imshow(scaled, extent=(left, left + wide, top + wide, top), interpolation="nearest")
+    axes.imshow(
+        scaled(weights), extent=(left, left + wide, top + wide, top), interpolation="nearest"
+    )
     axes.barh(top + 1.02, wide, 0.05, left, color="0.88")
     axes.barh(top + 1.02, wide * share, 0.05, left, color="0.2")

@@ -12,14 +12,13 @@ from alexnet_jax.data import photos
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.answers import TOP, Answer
 from alexnet_jax.evaluation.features import Row
-from alexnet_jax.evaluation.neighbours import nearest
+from alexnet_jax.evaluation.neighbours import OfImages, nearest
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
-from alexnet_jax.pictures.saving import save
+from alexnet_jax.pictures.saving import save, short
 
 TRUE, OTHER = "#e8a09a", "#a9c3e6"  # the bars: of the true label, of another
 WRONG = "#b03028"  # the name of a neighbour of another class
 ACROSS = 4  # panels in a row
-LETTERS = 25  # of a class name
 NEAREST = 6  # neighbours of a query
 
 # All in pixels, of which a picture has a hundred to the inch.
@@ -63,13 +62,13 @@ def draw_answers(answers: Sequence[Answer], classes: Sequence[str], path: str | 
         sheet.picture(left, top, answer.picture, SIDE)
         axes = sheet.axes(left, top + SIDE + TITLE, SIDE, BAR * bars)
         if answer.label is not None:
-            title = _short(classes[answer.label])
+            title = short(classes[answer.label])
             axes.set_title(title, fontsize=7.5, fontweight="bold", pad=4)
         for line, label in enumerate(answer.best):
             probability = answer.probabilities[label]
             colour = TRUE if label == answer.label else OTHER
             axes.barh(line, probability, color=colour, height=0.88)
-            axes.text(0.02, line, _short(classes[label]), fontsize=7, va="center_baseline")
+            axes.text(0.02, line, short(classes[label]), fontsize=7, va="center_baseline")
             share = f"{probability:.0%}"
             axes.text(0.98, line, share, fontsize=7, va="center_baseline", ha="right")
         axes.set(xlim=(0, 1), ylim=(bars - 0.5, -0.5))
@@ -108,9 +107,13 @@ def draw_nearest(
         name = network.classes[row.label] if known else photos.printable(Path(row.name).name)
         return Shown(picture(number, row), name, row.label if known else None)
 
-    count = min(queries, len(rows))
-    chosen = [(2 * place + 1) * len(rows) // (2 * count) for place in range(count)]
-    draw_neighbours(neighbours(features, chosen, show), path)
+    draw_neighbours(neighbours(features, spread(queries, len(rows)), show), path)
+
+
+def spread(count: int, total: int) -> list[int]:
+    """Some numbers below `total`, or all, from all over."""
+    count = min(count, total)
+    return [(2 * place + 1) * total // (2 * count) for place in range(count)]
 
 
 def draw_neighbours(rows: Sequence[Neighbours], path: str | Path) -> None:
@@ -124,13 +127,13 @@ def draw_neighbours(rows: Sequence[Neighbours], path: str | Path) -> None:
     for number, (query, found) in enumerate(rows):
         top = TITLE + number * height
         axes = sheet.picture(GAP, top, query.picture, SMALL)
-        axes.set_xlabel(_short(query.name), fontsize=6, fontweight="bold", labelpad=3)
+        axes.set_xlabel(short(query.name), fontsize=6, fontweight="bold", labelpad=3)
         if number == 0:
             axes.set_title("query", fontsize=8, pad=4, loc="left")
         for place, (shown, distance) in enumerate(found):
             axes = sheet.picture(2 * GAP + SMALL + place * step, top, shown.picture, SMALL)
             wrong = None not in (query.label, shown.label) and query.label != shown.label
-            caption = f"{_short(shown.name)}\n{distance:.3g}"
+            caption = f"{short(shown.name)}\n{distance:.3g}"
             axes.set_xlabel(caption, fontsize=6, labelpad=3, color=WRONG if wrong else "black")
             if number == place == 0:
                 axes.set_title("nearest (distance)", fontsize=8, pad=4, loc="left")
@@ -138,7 +141,7 @@ def draw_neighbours(rows: Sequence[Neighbours], path: str | Path) -> None:
 
 
 def neighbours(
-    features: np.ndarray, queries: Sequence[int], show: Callable[[int], Shown]
+    features: np.ndarray | OfImages, queries: Sequence[int], show: Callable[[int], Shown]
 ) -> list[Neighbours]:
     """Some rows, each with the nearest of all other rows.
 
@@ -182,9 +185,3 @@ class _Sheet:
     def save(self, path: str | Path) -> None:
         """Writes the figure in the format that its name asks for."""
         save(self._figure, path, tight=False)
-
-
-def _short(name: str) -> str:
-    """A name that fits into a line, and whose dollars are no formula to matplotlib."""
-    name = " ".join(name.split())
-    return (name if len(name) <= LETTERS else name[: LETTERS - 1] + "…").replace("$", r"\$")

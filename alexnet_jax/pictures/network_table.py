@@ -8,10 +8,14 @@ from alexnet_jax.evaluation import layers
 from alexnet_jax.model import AlexNet, Network
 
 
-def network_table(network: Network) -> str:
+def network_table(network: Network, form: str = "pipe") -> str:
     """A Markdown table: shapes, parameters, multiply-adds, and where the towers communicate.
 
     The multiply-adds are of one image's forward pass, convolutions and products only.
+
+    Args:
+        network: to be described.
+        form: another of tabulate's than Markdown, such as html.
     """
     size = network.input_size
     variables, shapes = AlexNet(network).shapes(), layers.shapes(network)
@@ -59,7 +63,7 @@ def network_table(network: Network) -> str:
         )
     rows.append(("total", "", "", "", "", f"{total_parameters:,}", f"{total_products:,}"))
     aligned = ["left"] * 5 + ["right"] * 2
-    return tabulate(rows, head, "pipe", disable_numparse=True, colalign=aligned)
+    return tabulate(rows, head, form, disable_numparse=True, colalign=aligned)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

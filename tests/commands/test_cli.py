@@ -120,6 +120,11 @@ def test_a_bad_field_is_refused_before_anything_is_written(
         (["--workdir"], "Missing value for flag --workdir"),
         (["--wrkdir=w"], "Unknown command line flag 'wrkdir'. Did you mean: workdir ?"),
         (["--workdir=w", "extra"], "unexpected argument 'extra'; see --help"),
+        (["--workdir=w", "--report"], "--report with --mode=train: it is for --mode=evaluate"),
+        (
+            ["--workdir=w", "--mode=evaluate", "--report", "--ensemble=v"],
+            "--report with --ensemble: a report is of one run",
+        ),
         (["--workdir=w", "--mode=tain"], "should be one of <train|evaluate|describe|config>"),
     ],
 )

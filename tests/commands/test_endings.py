@@ -338,6 +338,7 @@ def commands(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return {
         "train": ["main", "--workdir=OUT/w", f"--config={tiny.config}", "--config.epochs=20"],
         "evaluate": ["main", f"--workdir={trained}", "--mode=evaluate", *dataset],
+        "report": ["main", f"--workdir={trained}", "--mode=evaluate", "--report", *dataset],
         "describe": ["main", "--mode=describe"],
         "prepare": ["prepare", f"--source=folder:{images}", "--out=OUT/c", "--size=64"],
         "predict": ["predict", *of_run, "--figure=OUT/p.png"],
@@ -400,7 +401,18 @@ def test_stopped_at_some_moments(commands: dict[str, list[str]], tmp_path: Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["train", "evaluate", "describe", "prepare", "predict", "features", "figures", "onnx"]
+    "name",
+    [
+        "train",
+        "evaluate",
+        "report",
+        "describe",
+        "prepare",
+        "predict",
+        "features",
+        "figures",
+        "onnx",
+    ],
 )
 def test_stopped_at_forty_moments(
     commands: dict[str, list[str]], tmp_path: Path, name: str

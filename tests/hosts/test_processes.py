@@ -165,15 +165,15 @@ def test_two_processes_test_every_image_once(
 def test_what_is_done_with_runs_is_done_by_two_as_by_one(
     tiny: Tiny, alone: Path, tmp_path: Path
 ) -> None:
-    """The best checkpoint, an ensemble, and a run that starts from another."""
+    """The best checkpoint, a report, an ensemble, and a run that starts from another."""
     other, best = tmp_path / "other", f"--workdir={alone}"
     said = train(tiny, other, 2, 1, f"--config.init_from={alone}")
     assert f"first weights, from step 16 of {alone}:" in said and "conv1: from" in said
     twin = tmp_path / "twin"
     train(tiny, twin, 1, 1, f"--config.init_from={alone}")
     fixtures.assert_same_end(other, twin)
-    for flags in (("--best",), (f"--ensemble={other}",)):
-        found = []
+    for flags in (("--best",), ("--report",), (f"--ensemble={other}",)):
+        found, tables = [], []
         for count in (1, 2):
             arguments = (best, "--mode=evaluate", *SHORT, "--config.epochs=2", *flags)
             if count == 1:
@@ -183,8 +183,10 @@ def test_what_is_done_with_runs_is_done_by_two_as_by_one(
                 ended = start(tiny, tmp_path, count, *arguments).ended(SECONDS)
                 assert (ended[1].code, ended[1].out, ended[1].err) == (0, "", "")
                 found.append(ended[0])
+            tables.append([path.read_text() for path in sorted(alone.glob("report/c*.csv"))])
         assert [(one.code, one.err) for one in found] == [(0, "")] * 2, found
         assert found[0].out == found[1].out
+        assert tables[0] == tables[1] and len(tables[0]) == 2 * (flags != ("--best",))
     picture = next((tiny.root / "images" / "test").rglob("*.png"))
     for module, arguments in (
         ("predict", [picture]),
