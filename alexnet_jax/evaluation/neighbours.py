@@ -1,7 +1,6 @@
 """The images that are nearest to an image by what a layer says of them (paper section 6.1)."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -61,8 +60,7 @@ class OfImages:
         images: (N, S, S, 3) uint8, or what looks like such an array; not empty.
         done: is told how many images were looked at.
         """
-        self._images, self._done = images, done
-        self._look = partial(network.look, stage, batch_size=AT_ONCE)
+        self._network, self._stage, self._images, self._done = network, stage, images, done
         self.shape = (len(images), *self._look(np.asarray(images[:1])).shape[1:])
 
     def __len__(self) -> int:
@@ -70,6 +68,9 @@ class OfImages:
 
     def __getitem__(self, key: slice | list[int]) -> np.ndarray:
         some = self._images[key] if isinstance(key, slice) else [self._images[i] for i in key]
-        found: np.ndarray = self._look(np.asarray(some))
+        found = self._look(np.asarray(some))
         self._done(len(found))
         return found
+
+    def _look(self, images: np.ndarray) -> np.ndarray:
+        return self._network.look([self._stage], images, batch_size=AT_ONCE)[self._stage]

@@ -97,7 +97,8 @@ def files(
     found = by_class.by_class(answered, counts)
     images = by_class.image_names(run.cache, split)
     worst = shown(run, network, images, answered.mistakes[:WORST].tolist())
-    layer = [name for name in network.layers if "/" not in name][-2]
+    net = network.viewer.model.network
+    *_, layer = [*net.convolutions(), *net.hidden()]
     contents = {
         "classes.csv": by_class.classes_csv(found, run.class_names, network.classes, VIEWS),
         "confusion.csv": by_class.confusion_csv(counts, run.class_names),
