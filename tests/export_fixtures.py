@@ -10,6 +10,21 @@ import trained_fixtures
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
 from alexnet_jax.model import Conv, Dense, Network, make_mesh
 
+
+def steep(conv1: str, gain: float) -> dict[str, Any]:
+    """Layers for tanh and sigmoid, which are steep and narrow: what differs from image to image is
+    neither lost in them nor all of their rounding."""
+    return {
+        "conv1": Conv(8, 11, 4, (0, 3), std=0.001, after=conv1),
+        "conv2": Conv(16, 5, 1, (2, 2), std=0.3, after="activation norm pool"),
+        "conv3": Conv(24, 3, 1, (1, 1), communicates=True, std=0.1 * gain),
+        "conv4": Conv(24, 3, 1, (1, 1), std=0.3 * gain),
+        "conv5": Conv(16, 3, 1, (1, 1), std=0.3 * gain, after="activation pool"),
+        "fc6": Dense(32, std=0.3 * gain),
+        "fc7": Dense(32, std=0.5 * gain),
+    }
+
+
 TAKEN_OUT = {"conv4": Conv(0, 3), "fc7": Dense(0)}
 VARIANTS = {
     "2012": {},
@@ -20,8 +35,18 @@ VARIANTS = {
         ),
         "conv5": Conv(16, 3, 1, (1, 1), std=0.1, bias=1.0, after="pool activation"),
     },
-    "one tower": {"towers": 1, "activation": "tanh", "dropout": 0.0},
-    "batch norm": {"norm": "batch_norm", "activation": "sigmoid", "classes": 7},
+    "one tower": {
+        **steep("activation norm pool", 1),
+        "towers": 1,
+        "activation": "tanh",
+        "dropout": 0.0,
+    },
+    "batch norm": {
+        **steep("norm activation pool", 3),
+        "norm": "batch_norm",
+        "activation": "sigmoid",
+        "classes": 7,
+    },
     "Caffe's LRN": {"lrn_across_towers": True, "lrn_k": 1.0, "lrn_size": 3, "lrn_beta": 0.5},
     "padded pools": {
         "norm": "none",

@@ -42,8 +42,8 @@ class Pixels(nn.Module):
         self.register_buffer("mean_image", torch.zeros(3, {size}, {size}))
 
     def forward(self, x):
-        pixels = 255 * (x * STD.to(x) + MEAN.to(x))
-        return pixels - self.mean_image[:, {start}:{end}, {start}:{end}]
+        mean = self.mean_image[:, {start}:{end}, {start}:{end}] - 255 * MEAN.to(x)
+        return x * (255 * STD.to(x)) - mean
 '''
 
 KINDS = {
@@ -148,7 +148,7 @@ def preprocess(image):
     scale = {size} / min(image.size)
     sides = [int(scale * side + 0.5) for side in image.size]
     left, top = ((side - {size}) // 2 + {start} for side in sides)
-    image = image.convert("RGB").resize(sides, 4 if scale < 1 else 3)  # areas, or cubic
+    image = image.convert("RGB").resize(sides, 5 if scale < 1 else 3)  # Hamming, cubic
     image = image.crop((left, top, left + {crop}, top + {crop}))
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return (pixels.view({crop}, {crop}, 3).permute(2, 0, 1) / 255 - MEAN) / STD
