@@ -36,7 +36,7 @@ VARIANTS = {
         "conv5": Conv(16, 3, 1, (1, 1), std=0.1, bias=1.0, after="pool activation"),
     },
     "one tower": {
-        **steep("activation norm pool", 1),
+        **steep("activation norm pool", 0.3),
         "towers": 1,
         "activation": "tanh",
         "dropout": 0.0,

@@ -1,6 +1,8 @@
 """The card of an exported network: what it is, where it is from, what it takes, how to load it."""
 
 import json
+import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,11 @@ from alexnet_jax.evaluation.trained_network import TrainedNetwork
 from alexnet_jax.exchange import torch_modules, torch_source
 from alexnet_jax.run.metrics import read_rows
 
+FOR_TORCHVISION = """ `for_torchvision(model)`, also of `alexnet.py`, is the state dict for
+torchvision's own class."""
 NAMED = 20  # classes; of more the card has the first and the last
+
+WIDTH = 100  # of a line
 
 CARD = """---
 library_name: pytorch
@@ -35,20 +41,19 @@ Sutskever and Hinton, 2012){kind}: {parameters:,} parameters.
 ```python
 from PIL import Image
 from alexnet import load, preprocess
-
 model = load()
 logits = model(preprocess(Image.open("photo.jpg"))[None])  # (1, {classes})
 print(logits.softmax(-1).topk({top}))
 ```
 
-`model` is a `torch.nn.Module` like any other; `train()` trains it further. {torchvision}
+`model` is a `torch.nn.Module` like any other, to be trained on as well.{torchvision}
 
 ## Pixels
 
-It takes RGB images as torch's tools make them by default, (N, 3, {crop}, {crop}): pixels from 0 to
-1, minus {mean}, over {std}. `model.pixels` undoes that and
-subtracts the mean image that the network was trained with (`pixels.mean_image`): do not subtract it
-yourself. `preprocess` scales the shorter side to {size} pixels and takes the central {crop}x{crop}.
+It takes RGB images (N, 3, {crop}, {crop}) as torch's tools make them by default: pixels from 0 to
+1, minus {mean}, over {std}. `model.pixels` undoes that, and subtracts the mean image of the
+training (`pixels.mean_image`) from pixels on the scale of 0 to 255: do not subtract it yourself.
+`preprocess` scales the shorter side to {size} pixels and takes the central {crop}x{crop}.
 
 ## Layers
 
@@ -66,9 +71,10 @@ NetSet whose `get_model` returns `load()`, each with its own pixels.
 
 ## Files
 
-`model.safetensors` is the state dict, `config.json` says what it is. From both
-`python -m alexnet_jax.convert PATH_OF_THIS_FOLDER --out=W` makes a run again, in which every number
-is what it was. Written by alexnet_jax {version}.
+`model.safetensors` is the state dict, and `config.json` says what it is. Made by alexnet_jax
+{version}, which makes a run of them again in which every number is what it was:
+
+    python -m alexnet_jax.convert FOLDER --out=W
 
 ## Licence
 
@@ -88,16 +94,14 @@ def card(trained: TrainedNetwork, about: Mapping[str, Any], parameters: int) -> 
     network = trained.viewer.model.network
     mean_image = np.asarray(trained.viewer.mean_image)
     rows = [", ".join(f"`{path}`" for path, _ in row) for row in torch_modules.paths(network)]
-    return CARD.format(
+    text = CARD.format(
         classes=network.classes,
         kind=_kind(trained),
         parameters=parameters,
         origin=about["origin"],
         errors=errors(trained),
         top=min(5, network.classes),
-        torchvision="`for_torchvision(model)` is the state dict for torchvision's own class."
-        if torch_source.is_for_torchvision(network, mean_image)
-        else "",
+        torchvision=FOR_TORCHVISION * torch_source.is_for_torchvision(network, mean_image),
         size=trained.size,
         crop=network.input_size,
         mean=torch_source.MEAN,
@@ -106,6 +110,15 @@ def card(trained: TrainedNetwork, about: Mapping[str, Any], parameters: int) -> 
         names=_names(about["classes"]),
         version=__version__,
     )
+    return "\n\n".join(_filled(paragraph) for paragraph in text.split("\n\n")) + "\n"
+
+
+def _filled(paragraph: str) -> str:
+    """Prose in lines of one width; titles, lists, tables and code as they are."""
+    prose = paragraph[:1].isalpha() or re.match(r"`\w", paragraph)
+    if not prose:
+        return paragraph.strip("\n")
+    return textwrap.fill(paragraph, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _kind(trained: TrainedNetwork) -> str:
@@ -122,15 +135,16 @@ def origin(trained: TrainedNetwork) -> str:
     if converted.is_file():
         made = json.loads(converted.read_bytes())
         return made.get("origin") or (
-            f"Its weights were read from `{made['file']}` ({made['format']}, sha256 "
-            f"{made['sha256']}). How they were trained is not said there."
+            f"Its weights were read from `{made['file']}`, {made['format']}, sha256 "
+            f"{made['sha256']}. How they were trained is not said there."
         )
     text = (
-        f"Trained by alexnet_jax {__version__} on `{_without_folder(config.data.source)}`: step "
-        f"{trained.step:,}, batches of {config.batch_size:,} images, seed {config.seed}."
+        f"Trained by alexnet_jax {__version__} on `{_without_folder(config.data.source)}`: "
+        f"{trained.step:,} steps of {config.batch_size:,} images, of a run of {config.epochs:g} "
+        f"epochs from seed {config.seed}; it reads the paper as `{config.preset}`."
     )
     if config.init_from:
-        text += f" It began with the weights of `{Path(config.init_from).name}`."
+        text += f" It began with the weights of another run, `{Path(config.init_from).name}`."
     return text
 
 

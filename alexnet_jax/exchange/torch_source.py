@@ -159,7 +159,8 @@ def for_torchvision(model):
     """The state dict for `torchvision.models.alexnet(num_classes={classes})`."""
     weights = model.state_dict()
     del weights["pixels.mean_image"]  # MEAN
-    weights["features.0.weight"] = 255 * STD * weights["features.0.weight"]
+    first = weights["features.0.weight"]
+    weights["features.0.weight"] = first * (255 * STD.to(first))
     for name in ("classifier.1.weight", "classifier.4.weight"):  # there dropout rescales
         weights[name] = {kept} * weights[name]
     return weights

@@ -207,6 +207,18 @@ def test_caffes_names(folders: dict[str, Folder]) -> None:
     assert len((folders["2012"].path / "alexnet.py").read_text().splitlines()) < 100
 
 
+@pytest.mark.parametrize(("name", "last"), [("source", "fc8"), (THEIRS, "classifier.6")])
+def test_the_last_module_is_the_last_layer(
+    folders: dict[str, Folder], name: str, last: str
+) -> None:
+    """Brain-Score takes it for the logits, and asks for layers by their way through `_modules`."""
+    model = module_of(folders[name].path).AlexNet()
+    module = model
+    while module._modules:
+        module = module._modules[next(reversed(module._modules))]
+    assert module is model.get_submodule(last) and dict(model.named_modules())[last] is module
+
+
 # --- in PyTorch -----------------------------------------------------------------------------------
 
 
@@ -284,7 +296,7 @@ def test_the_card_of_a_run(tmp_path: Path) -> None:
     card = (out / "README.md").read_text()
     assert "| 2,000 of `test` | 10 | 1.25% | 0.05% |" in card and "1.35%" in card
     assert "90.00%" not in card and "80.00%" not in card
-    assert "on `folder:flags`: step 3" in card and "secret" not in card
+    assert "on `folder:flags`: 3 steps of" in card and "secret" not in card
     assert "- 0: 왕의 깃발\n- 1: a\\_b\\*c \\[d\\]\n" in card
     assert "- 29: class 29" in card and "class 15" not in card and "all 30" in card
     assert max(len(line) for line in card.splitlines()) <= 100
@@ -296,13 +308,13 @@ def test_the_card_of_a_run(tmp_path: Path) -> None:
     # What was a run stays one in the card of its copy.
     again = tmp_path / "again"
     export.main([f"--workdir={tmp_path}/back", "--format=torch", f"--out={again}"])
-    assert "on `folder:flags`: step 3" in (again / "README.md").read_text()
+    assert "on `folder:flags`: 3 steps of" in (again / "README.md").read_text()
 
 
 def test_the_card_of_converted_weights(folders: dict[str, Folder]) -> None:
     """Whose training is not known, nor their error."""
     card = (folders[THEIRS].path / "README.md").read_text()
-    assert "read from `alexnet.safetensors` (safetensors state dict, sha256 " in card
+    assert "read from `alexnet.safetensors`, safetensors state dict, sha256" in card
     assert "Its error is not known here" in card and "Not stated." in card
 
 
