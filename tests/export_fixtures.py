@@ -50,7 +50,7 @@ VARIANTS = {
     "Caffe's LRN": {"lrn_across_towers": True, "lrn_k": 1.0, "lrn_size": 3, "lrn_beta": 0.5},
     "padded pools": {
         "norm": "none",
-        "conv5": Conv(16, 3, 1, (1, 1), std=0.1, after="activation pool", pool_padding=(0, 1)),
+        "conv5": Conv(16, 3, 1, (1, 1), std=0.1, after="pool activation", pool_padding=(0, 1)),
     },
     "six layers, dropout on maps": {
         "conv6": Conv(8, 3, 1, (1, 1), communicates=True, std=0.1, after="activation dropout"),
@@ -75,7 +75,9 @@ VARIANTS = {
 }
 
 
-def with_random_weights(network: Network, size: int = trained_fixtures.SIZE) -> TrainedNetwork:
+def with_random_weights(
+    network: Network, size: int = trained_fixtures.SIZE, *assignments: str
+) -> TrainedNetwork:
     """A network that was never saved."""
     params = jax.tree.map(np.float32, fixtures.random_params(network))
     rng = np.random.default_rng(1)
@@ -86,7 +88,7 @@ def with_random_weights(network: Network, size: int = trained_fixtures.SIZE) -> 
             around = {k: np.float32(rng.normal(0, 1, conv.width)) for k in ("shift", "mean")}
             params[name] |= {"scale": spread["scale"], "shift": around["shift"]}
             averages[name] = {"mean": around["mean"], "variance": spread["variance"]}
-    config = fixtures.small_config(f"data.size={size}", network=network)
+    config = fixtures.small_config(f"data.size={size}", *assignments, network=network)
     variables = {"params": params, "batch_stats": averages}
     names = [f"class {i}" for i in range(network.classes)]
     mean_image = np.float32(trained_fixtures.mean_image(size))

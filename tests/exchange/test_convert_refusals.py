@@ -313,7 +313,7 @@ def test_other_refusals(tmp_path: Path) -> None:
     (tmp_path / "w.h5").write_bytes(b"x")
     refused(
         tmp_path / "w.h5",
-        ".onnx, .pth, .pt, .pth.tar, .ckpt, .safetensors",
+        ".onnx, .pth, .pt, .pth.tar, .ckpt, .bin, .safetensors",
     )
     graph = other.bvlc_like(dropout=0).save(tmp_path / "w.onnx")
     with pytest.raises(FileNotFoundError):

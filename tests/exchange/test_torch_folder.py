@@ -105,10 +105,12 @@ def folders(reference: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
                 file = other.bvlc_like().save(root / "small.onnx")
             convert(file, made)
             trained = alexnet_jax.load(made, mesh=make_mesh(1, 1))
+        elif name == PRINTED:
+            made, printed = None, fixtures.small_network(lrn_alpha=1e-4)
+            size = trained_fixtures.SIZE
+            trained = with_random_weights(printed, size, "data.mean=aligned")
         else:
-            changes = {"lrn_alpha": 1e-4} if name == PRINTED else VARIANTS[name]
-            made = None
-            trained = with_random_weights(fixtures.small_network(**changes))
+            made, trained = None, with_random_weights(fixtures.small_network(**VARIANTS[name]))
         found[name] = Folder(root / str(number), trained, made)
     line = [sys.executable, "-c", SECOND_PROCESS, *(str(folder.path) for folder in found.values())]
     done = subprocess.run(line, cwd=root, capture_output=True, text=True, timeout=120)
