@@ -61,7 +61,8 @@ def convert(
         raise UserError(f"{file} is none of the files that are read: {', '.join(READERS)}")
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    if about := torch_folder.described(file):
+    of_torch = read in (from_torch.read_pth, from_torch.read_safetensors)
+    if of_torch and (about := torch_folder.described(file)):
         if pixels or mean_file:
             flag = "pixels" if pixels else "mean_file"
             raise UserError(f"{file} was exported with its pixels: leave out --{flag}")
@@ -96,7 +97,7 @@ def convert(
 def take_back(file: Path, about: Mapping[str, Any], out: Path, digest: str) -> dict[str, Any]:
     """Makes a run of what `torch_folder` wrote; the rest is as `convert` has it."""
     try:
-        found = torch_folder.read(file, about)
+        found = torch_folder.read(file, about, digest)
         config = config_of(found.network, aligned=found.aligned)
         config.data.size = len(found.mean_image)
         settings.check(config)

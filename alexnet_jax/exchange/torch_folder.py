@@ -10,6 +10,7 @@ on in PyTorch and saved in the place of the first.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -75,10 +76,11 @@ def write(trained: TrainedNetwork, out: Path) -> int:
     count = weights.count(variables["params"])
     source = torch_source.source(network, mean_image, count)
     arrays = torch_arrays.state_dict(network, variables, mean_image)
-    about = description(trained)
+    saved = safetensors.save(arrays, {"format": "pt", "made_by": MADE_BY})
+    about = description(trained) | {"sha256": hashlib.sha256(saved).hexdigest()}
     card = model_card.card(trained, about, count)
     contents = {
-        WEIGHTS: safetensors.save(arrays, {"format": "pt", "made_by": MADE_BY}),
+        WEIGHTS: saved,
         "alexnet.py": source.encode(),
         "README.md": card.encode(errors="replace"),
         CONFIG: as_json(about),
@@ -98,7 +100,7 @@ def write(trained: TrainedNetwork, out: Path) -> int:
         if made:
             with contextlib.suppress(OSError):  # it is not empty: all went well
                 out.rmdir()
-    return len(contents[WEIGHTS])
+    return len(saved)
 
 
 def description(trained: TrainedNetwork) -> dict[str, Any]:
@@ -136,12 +138,13 @@ def described(file: Path) -> dict[str, Any] | None:
     return about if ours else None
 
 
-def read(file: Path, about: Mapping[str, Any]) -> Found:
+def read(file: Path, about: Mapping[str, Any], digest: str) -> Found:
     """What the folder holds.
 
     Args:
         file: the weights in it, `.safetensors` or what `torch.save` wrote.
         about: what `described` found.
+        digest: their sha256.
 
     Raises:
         UserError: the two do not fit each other, or one is damaged.
@@ -151,10 +154,11 @@ def read(file: Path, about: Mapping[str, Any]) -> Found:
         network = Network.from_dict(about["network"])
         size, aligned = int(about["pixels"]["resize"]), about["pixels"]["mean"] == "aligned"
         class_names = [str(name) for name in about["class_names"]]
-        origin = str(about["origin"])
+        origin, before = str(about["origin"]), str(about["sha256"])
         if len(class_names) != network.classes:
             raise ValueError(f"{len(class_names)} names for {network.classes} classes")
-    except (KeyError, TypeError, ValueError) as error:
+        shapes = AlexNet(network).shapes()
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"has a {CONFIG} beside it that is damaged: {error!r}") from error
     mean_image = arrays.pop(from_torch.MEAN_IMAGE, np.zeros(0))
     if mean_image.shape != (3, size, size):
@@ -162,5 +166,6 @@ def read(file: Path, about: Mapping[str, Any]) -> Found:
             f"{from_torch.MEAN_IMAGE} has shape {mean_image.shape}, expected {(3, size, size)}"
         )
     mean_image = np.ascontiguousarray(mean_image.transpose(1, 2, 0), np.float32)
-    variables = torch_arrays.variables_of(network, AlexNet(network).shapes(), arrays)
+    variables = torch_arrays.variables_of(network, shapes, arrays)
+    origin += "" if digest == before else " Another program has changed them since."
     return Found(network, variables, mean_image, aligned, class_names, origin)
