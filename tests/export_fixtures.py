@@ -50,7 +50,7 @@ VARIANTS = {
     "Caffe's LRN": {"lrn_across_towers": True, "lrn_k": 1.0, "lrn_size": 3, "lrn_beta": 0.5},
     "padded pools": {
         "norm": "none",
-        "conv5": Conv(16, 3, 1, (1, 1), std=0.1, after="pool activation", pool_padding=(0, 1)),
+        "conv5": Conv(16, 3, 1, (1, 1), std=0.1, after="pool activation", pool_padding=(0, 2)),
     },
     "six layers, dropout on maps": {
         "conv6": Conv(8, 3, 1, (1, 1), communicates=True, std=0.1, after="activation dropout"),
@@ -60,7 +60,7 @@ VARIANTS = {
     "average pools, norms of 3x3": {
         "conv1": Conv(8, 11, 4, (0, 3), std=0.05, after="activation average_pool within_map_norm"),
         "conv2": Conv(
-            16, 5, 1, (2, 2), std=0.05, after="activation average_pool", pool_padding=(0, 1)
+            16, 5, 1, (2, 2), std=0.05, after="activation average_pool", pool_padding=(0, 2)
         ),
         "within_map_size": 3,
         "within_map_scale": 0.01,
