@@ -282,12 +282,13 @@ def test_trained_on_in_torch(folders: dict[str, Folder], tmp_path: Path) -> None
 
 def test_the_card_of_a_run(tmp_path: Path) -> None:
     """What was measured at this step, and where it is from, but no folder of its author's."""
-    names = ["왕의 깃발", "a_b*c [d]", "\udcff", *(f"class {number}" for number in range(3, 30))]
+    names = ["왕의 깃발", "a_b*c [d]", "\udcff", "n01440764"]
+    names += [f"class {number}" for number in range(4, 30)]
     network = fixtures.small_network(classes=30)
     source = "data.source=folder:/home/me/secret/flags"
     trained_fixtures.save_network(tmp_path / "w", network, 0, source, classes=names)
     rows = [
-        {"step": 2, "split": "test", "views": 1, "examples": 9, "top1_error": 0.9},
+        {"step": 2, "split": "validation", "views": 1, "examples": 9, "top1_error": 0.9},
         {"step": 3, "split": "train", "views": 1, "examples": 9, "top1_error": 0.8},
         {"step": 3, "split": "test", "views": 1, "examples": 2000, "top1_error": 0.0135},
         {"step": 3, "split": "test", "views": 10, "examples": 2000, "top1_error": 0.0125},
@@ -300,7 +301,7 @@ def test_the_card_of_a_run(tmp_path: Path) -> None:
     assert "| 2,000 of `test` | 10 | 1.25% | 0.05% |" in card and "1.35%" in card
     assert "90.00%" not in card and "80.00%" not in card
     assert "on `folder:flags`: 3 steps of" in card and "secret" not in card
-    assert "- 0: 왕의 깃발\n- 1: a\\_b\\*c \\[d\\]\n" in card
+    assert "- 0: 왕의 깃발\n- 1: a\\_b\\*c \\[d\\]\n" in card and "- 3: tench" in card
     assert "- 29: class 29" in card and "class 15" not in card and "all 30" in card
     assert max(len(line) for line in card.splitlines()) <= 100
     about = json.loads((out / "config.json").read_bytes())
