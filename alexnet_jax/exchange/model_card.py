@@ -16,6 +16,7 @@ from alexnet_jax.run.metrics import read_rows
 
 FOR_TORCHVISION = """ `for_torchvision(model)`, also of `alexnet.py`, is the state dict for
 torchvision's own class."""
+MEASURED = {"examples", "top1_error", "top5_error"}
 NAMED = 20  # classes; of more the card has the first and the last
 
 WIDTH = 100  # of a line
@@ -141,7 +142,7 @@ def origin(trained: TrainedNetwork) -> str:
     text = (
         f"Trained by alexnet_jax {__version__} on `{_without_folder(config.data.source)}`: "
         f"{trained.step:,} steps of {config.batch_size:,} images, of a run of {config.epochs:g} "
-        f"epochs from seed {config.seed}; it reads the paper as `{config.preset}`."
+        f"epochs, seed {config.seed}, preset `{config.preset}`."
     )
     if config.init_from:
         text += f" It began with the weights of another run, `{Path(config.init_from).name}`."
@@ -159,7 +160,7 @@ def errors(trained: TrainedNetwork) -> str:
     found = {
         (row["split"], row["views"]): row
         for row in read_rows(Path(trained.name, "metrics.jsonl"))
-        if row["step"] == trained.step and row["split"] != "train"
+        if row["step"] == trained.step and row["split"] != "train" and row.keys() >= MEASURED
     }
     if not found:
         return "Its error is not known here: nothing was measured with these weights."
