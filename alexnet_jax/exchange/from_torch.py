@@ -131,7 +131,7 @@ def _load_pth(path: Path) -> Mapping[Any, Any]:
                 f"is no plain state dict: {reason}. Nothing in it was run; "
                 "save one with torch.save(model.state_dict(), PATH)"
             ) from error
-    found = _module(found, set()) if isinstance(found, Inert) else found
+    found = _module(found, {}) if isinstance(found, Inert) else found
     if not isinstance(found, Mapping):
         raise UserError(f"holds a {type(found).__name__}, expected a state dict")
     return found
@@ -198,19 +198,21 @@ def _weights(found: Mapping[Any, Any], kind: str) -> Weights:
 
 
 def _named(place: Place) -> str:
-    return place.where or "the first"
+    return place.where or "its own"
 
 
 def _places(found: Any) -> Iterator[Place]:
     """Yields the networks of a checkpoint."""
     for where, mapping in _mappings(found):
         names: dict[str, Any] = {}
+        twice = ""
         for key, value in mapping.items():
             name = WRAPPERS.sub("", str(key))
-            if name in names:
-                raise UserError(f"has {name} twice, once as {key}: save one model's state dict")
+            twice = twice or f"{name} twice, once as {key}" * (name in names)
             names[name] = value
         starts = [n.removesuffix(FIRST) for n in names if n == FIRST or n.endswith(f".{FIRST}")]
+        if starts and twice:
+            raise UserError(f"has {twice}: save one model's state dict")
         for start in starts:
             others = tuple(s for s in starts if len(s) > len(start))
             inside = {n: v for n, v in names.items() if n.startswith(start)}
@@ -225,13 +227,13 @@ def _places(found: Any) -> Iterator[Place]:
 
 def _mappings(found: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     """Yields what a checkpoint, which may hold itself, has by name, each with where that is."""
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}  # kept, or another could have its number
     pending = [("", found)]
     while pending:
         where, value = pending.pop(0)
         value = _module(value, seen) if isinstance(value, Inert) else value
         if isinstance(value, Mapping) and id(value) not in seen:
-            seen.add(id(value))
+            seen[id(value)] = value
             yield where, value
             pending += [(f"{where}{key}.", inner) for key, inner in value.items()]
 
@@ -245,14 +247,14 @@ def _tensors(found: Mapping[Any, Any]) -> dict[Any, Any]:
     return next((own for _, inner in _mappings(found) if (own := _with_shapes(inner))), {})
 
 
-def _module(module: Inert, seen: set[int]) -> Any:
+def _module(module: Inert, seen: dict[int, Any]) -> Any:
     """The state dict of a module that was saved whole, by its own state; else what was given."""
     state = module.state if isinstance(module.state, Mapping) else {}
     parts = [state.get(f"_{kind}") for kind in ("parameters", "buffers", "modules")]
     own, buffers, children = (part if isinstance(part, Mapping) else None for part in parts)
     if own is None or buffers is None or children is None or id(module) in seen:
         return module
-    seen.add(id(module))
+    seen[id(module)] = module
     found = {**own, **buffers}
     for name, child in children.items():
         inner = _module(child, seen) if isinstance(child, Inert) else None
