@@ -54,7 +54,8 @@ print(logits.softmax(-1).topk({top}))
 It takes RGB images (N, 3, {crop}, {crop}) as torch's tools make them by default: pixels from 0 to
 1, minus {mean}, over {std}. `model.pixels` undoes that, and subtracts the mean image of the
 training (`pixels.mean_image`) from pixels on the scale of 0 to 255: do not subtract it yourself.
-`preprocess` scales the shorter side to {size} pixels and takes the central {crop}x{crop}.
+`preprocess` scales the shorter side to {size} pixels and takes the central {crop}x{crop}; Pillow
+scales within about a grey level of what the network was trained on.
 
 ## Layers
 
