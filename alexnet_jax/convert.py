@@ -1,9 +1,10 @@
 """Takes in weights that another program trained: `python -m alexnet_jax.convert FILE --out=W`.
 
 FILE is an AlexNet of Caffe (`.caffemodel`, or `bvlc_alexnet.npy`), of the ONNX model zoo (`.onnx`,
-or any graph that is such a network), or the state dict of torchvision's `alexnet` (`.pth`, `.pt`,
-`.safetensors`). W is then a directory like that of a run, for `alexnet_jax.load(W)` and all else
-that takes one. Nothing in FILE is ever executed.
+or any graph that is such a network), the state dict of torchvision's `alexnet` as training scripts
+leave it (`.pth`, `.pt`, `.pth.tar`, `.ckpt`, `.bin`, `.safetensors`), or a folder that
+`alexnet_jax.export --format=torch` made. W is then a directory like that of a run, for
+`alexnet_jax.load(W)` and all else that takes one. Nothing in FILE is ever executed.
 """
 
 import argparse

@@ -1,10 +1,14 @@
-"""A trained network for other programs: `python -m alexnet_jax.export --workdir=W --out=FILE`.
+"""A trained network for other programs: `python -m alexnet_jax.export --workdir=W --out=OUT`.
 
 `--format=stablehlo` writes what `jax.export` reads, for a CPU, a GPU or a TPU, and beside it a JSON
 file that says what goes in and comes out; `--format=onnx` writes both as one ONNX model, in
 float32, float16 or int8. Neither needs this package to run. Either takes 'pixels', uint8
 (N, C, C, 3), RGB, any N, subtracts the mean image itself, and gives 'logits' and 'probabilities',
 float32 (N, classes), of one view.
+
+`--format=torch` makes a folder for PyTorch's users: model.safetensors, alexnet.py with the same
+network as a `torch.nn.Module`, README.md, which says what it takes and how to load it, and
+config.json; `alexnet_jax.convert` makes a run of it again.
 """
 
 import argparse
@@ -13,7 +17,7 @@ from pathlib import Path
 
 from alexnet_jax import cli
 
-FORMATS = ("stablehlo", "onnx")
+FORMATS = ("stablehlo", "onnx", "torch")
 PRECISIONS = ("float32", "float16", "int8")
 
 
@@ -24,7 +28,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         "--workdir", type=cli.path, help="Directory of the run, or of converted weights."
     )
     parser.add_argument("--format", choices=FORMATS, help="What to write.")
-    parser.add_argument("--out", type=cli.path, help="The file to write.")
+    parser.add_argument("--out", type=cli.path, help="The file to write; the folder for torch.")
     cli.add_overwrite(parser)
     parser.add_argument(
         "--precision",
@@ -52,7 +56,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     examples = {
         "workdir": "the run to export, such as --workdir=/tmp/alexnet",
         "format": f"one of {', '.join(FORMATS)}",
-        "out": "the file to write, such as --out=alexnet.onnx",
+        "out": "what to write, such as --out=alexnet.onnx",
     }
     for name, example in examples.items():
         if not getattr(flags, name):
@@ -70,8 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from alexnet_jax.exchange import exporting
 
         out = Path(flags.out)
-        *files, signed = exporting.written(out, flags.format)
-        for file in (*files, signed):
+        files = exporting.written(out, flags.format)
+        for file in files:
+            signed = file if flags.format == "torch" else files[-1]
             cli.check_output("out", file, flags.overwrite, flags.files, signed)
         import jax
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import shlex
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,14 @@ from ml_collections import ConfigDict
 from alexnet_jax import settings
 from alexnet_jax.configs import base
 from alexnet_jax.errors import UserError
-from alexnet_jax.exchange import from_caffe, from_numpy, from_onnx, from_torch, weights
+from alexnet_jax.exchange import (
+    from_caffe,
+    from_numpy,
+    from_onnx,
+    from_torch,
+    torch_folder,
+    weights,
+)
 from alexnet_jax.exchange.class_names import class_names
 from alexnet_jax.model import Network, make_mesh
 from alexnet_jax.model.mesh import shardings
@@ -29,6 +36,7 @@ READERS: dict[str, Callable[[Path], weights.Weights]] = {
     ".pt": from_torch.read_pth,
     ".pth.tar": from_torch.read_pth,  # as the ImageNet example of PyTorch calls it; no tar
     ".ckpt": from_torch.read_pth,
+    ".bin": from_torch.read_pth,
     ".safetensors": from_torch.read_safetensors,
     ".caffemodel": from_caffe.read,
     ".npy": from_numpy.read,
@@ -46,7 +54,7 @@ def convert(
     """Makes a directory like that of a run.
 
     Args:
-        file: the weights.
+        file: the weights, or a folder that `export --format=torch` wrote.
         out: the directory; must not be there, or be empty.
         pixels: a name of `weights.PIXELS`; None for what such files are made for.
         mean_file: Caffe's mean image, BGR, (S, S, 3) or (3, S, S), as .npy or .binaryproto.
@@ -62,11 +70,19 @@ def convert(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out} is in use: name a directory that is not there, or is empty")
+    if file.is_dir():
+        file = file / torch_folder.WEIGHTS
     read = next((r for end, r in READERS.items() if file.name.lower().endswith(end)), None)
     if read is None:
         raise UserError(f"{file} is none of the files that are read: {', '.join(READERS)}")
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    of_torch = read in (from_torch.read_pth, from_torch.read_safetensors)
+    if of_torch and (about := torch_folder.described(file)):
+        given = {"pixels": pixels, "mean_file": mean_file, "classes": classes}
+        if flag := next((name for name, value in given.items() if value), None):
+            raise UserError(f"{file} was exported with its own {flag}: leave out --{flag}")
+        return take_back(file, about, out, digest)
     try:
         found = read(file)
         network = weights.network_of(found)
@@ -90,11 +106,36 @@ def convert(
         "mean": mean_file.name if mean_file else list(seen.mean),
         "trained_with_mean": found.mean_file,
         "folded": folded,
-        "parameters": sum(array.size for pair in params.values() for array in pair.values()),
+        "parameters": weights.count(params),
         "classes": network.classes,
         "class_names": classes.name if classes else None,
     }
-    write(out, config, params, mean_image, names, made)
+    variables = {"params": params, "batch_stats": {}}
+    write(out, config, variables, mean_image, names, made)
+    return made
+
+
+def take_back(file: Path, about: Mapping[str, Any], out: Path, digest: str) -> dict[str, Any]:
+    """Makes a run of what `torch_folder` wrote; the rest is as `convert` has it."""
+    try:
+        found = torch_folder.read(file, about, digest)
+        config = config_of(found.network, len(found.mean_image), aligned=found.aligned)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    made: dict[str, Any] = {
+        "file": file.name,
+        "sha256": digest,
+        "format": f"exported by {about['made_by']}",
+        "pixels": None,
+        "mean": "its own",
+        "folded": [],
+        "parameters": weights.count(found.variables["params"]),
+        "classes": found.network.classes,
+        "trained_with_mean": None,
+        "class_names": "its own",
+        "origin": found.origin,
+    }
+    write(out, config, found.variables, found.mean_image, found.class_names, made)
     return made
 
 
@@ -156,15 +197,14 @@ def mean_of(seen: weights.Pixels, input_size: int, mean_file: Path | None) -> np
 def write(
     out: Path,
     config: ConfigDict,
-    params: weights.Params,
+    variables: Mapping[str, weights.Params],
     mean_image: np.ndarray,
     names: Sequence[str],
     made: dict[str, Any],
 ) -> None:
     """Writes the directory of a run whose step is 0; without its config.json it is none."""
     out.mkdir(parents=True, exist_ok=True)
-    mesh = make_mesh(1, 1)
-    model = {"params": jax.device_put(params, shardings(params, mesh)), "batch_stats": {}}
+    model = jax.device_put(variables, shardings(variables, make_mesh(1, 1)))
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=out) as directory:
         run = Path(directory)
         with Checkpoints(run / "checkpoints") as checkpoints:
@@ -185,7 +225,8 @@ def report(made: dict[str, Any], file: str, out: Path) -> None:
         names = "ImageNet's" if made["classes"] == 1000 else "class0, class1, ..."
         print(f"Their names are {names}: --classes=FILE gives others, a line each.")
     print(f"sha256 {made['sha256']}")
-    print(f"Trained on {made['seen']} (--pixels={made['pixels']}). Folded in:")
+    if made["pixels"]:
+        print(f"Trained on {made['seen']} (--pixels={made['pixels']}). Folded in:")
     for line in made["folded"]:
         print(f"  {line}")
     mean = made["mean"]

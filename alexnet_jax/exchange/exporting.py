@@ -1,4 +1,4 @@
-"""A trained network for other programs: StableHLO, or ONNX in three precisions."""
+"""A trained network for other programs: StableHLO, ONNX in three precisions, or PyTorch."""
 
 import importlib
 import json
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 # The packages that each needs, beyond those that training does; int8 is onnxruntime's work.
-NEEDS = {"stablehlo": ("flatbuffers",), "onnx": ("onnx",)}
+NEEDS = {"stablehlo": ("flatbuffers",), "onnx": ("onnx",), "torch": ("safetensors",)}
 PRECISIONS = ("float32", "float16", "int8")
 PLATFORMS = ("cpu", "cuda", "tpu")
 CALIBRATION = 256  # images that say how large activations become
@@ -54,8 +54,9 @@ def export(
 
     Args:
         workdir: of the run, or of converted weights.
-        out: the file; with StableHLO its description is `out` with '.json' appended.
-        form: 'stablehlo' or 'onnx'.
+        out: the file; with StableHLO its description is `out` with '.json' appended. With PyTorch
+            the folder, see `torch_folder`.
+        form: 'stablehlo', 'onnx' or 'torch'.
         precision: 'float32'; of ONNX also 'float16' or 'int8'.
         best: the checkpoint with the lowest validation error instead of the last.
         calibration: images for int8.
@@ -67,11 +68,13 @@ def export(
     """
     from alexnet_jax.settings import ConfigError
 
-    if form == "stablehlo" and precision != "float32":
-        raise ConfigError(f"--precision={precision} is for --format=onnx; StableHLO is float32")
+    if form != "onnx" and precision != "float32":
+        raise ConfigError(f"--precision={precision} is for --format=onnx; {form} is float32")
     for path in written(out, form):
         if path.exists() and not overwrite:
             raise UserError(f"{path} is there already: remove it, or give another --out")
+    if form == "torch" and out.exists() and not out.is_dir():
+        raise UserError(f"--out={out} is a file: torch makes a folder, give another name")
     if not out.parent.is_dir():
         raise UserError(f"--out={out}: there is no directory {out.parent}")
     _require(form, *NEEDS[form], *["onnxruntime"] * (precision == "int8"))
@@ -81,6 +84,14 @@ def export(
     from alexnet_jax.model import make_mesh
 
     trained = load(workdir, best=best, mesh=make_mesh(1, 1, devices=jax.devices()[:1]))
+    if form == "torch":
+        from alexnet_jax.exchange import torch_folder
+
+        megabytes = torch_folder.write(trained, out) / 1e6
+        step = f"step {trained.step:,} of {workdir}"
+        print(f"{out}: torch, float32, {megabytes:,.1f} MB, of {step}")
+        print(f"  {', '.join(torch_folder.FILES)}; README.md says how to use them")
+        return
     about = description(trained, precision)
     if form == "stablehlo":
         content = to_stablehlo(trained)
@@ -101,7 +112,11 @@ def export(
 
 
 def written(out: Path, form: str) -> tuple[Path, ...]:
-    """The files that an export makes; the last one says who made it."""
+    """The files that an export makes; the last one says who made it (of a folder, each)."""
+    if form == "torch":
+        from alexnet_jax.exchange import torch_folder
+
+        return tuple(out / name for name in torch_folder.FILES)
     return (out, Path(f"{out}.json")) if form == "stablehlo" else (out,)
 
 

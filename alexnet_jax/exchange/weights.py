@@ -13,6 +13,7 @@ kernels were multiplied by c learns 1 / c ** 2 times as fast, in the units it ha
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -221,3 +222,8 @@ def params_of(weights: Weights, network: Network, pixels: Pixels) -> tuple[Param
         params[name] = {"kernel": np.ascontiguousarray(kernel, np.float32), "bias": bias}
         scale = 1 / (1 - network.dropout) if "dropout" in layer.after else 1.0
     return params, folded
+
+
+def count(params: Mapping[str, Mapping[str, Any]]) -> int:
+    """How many numbers there are in parameters, by layer and kind."""
+    return sum(array.size for pair in params.values() for array in pair.values())

@@ -237,7 +237,7 @@ def test_what_is_no_state_dict(reference: ModuleType, tmp_path: Path) -> None:
 
     path = tmp_path / "w.pth"
     torch.save(torch.nn.Linear(2, 2), path)
-    refused(path, "it asks for torch.nn.modules.linear.Linear. Nothing in it was run; save one")
+    refused(path, "as torchvision's alexnet has; it has bias, weight")
     torch.save([1, 2], path)
     refused(path, "holds a list, expected a state dict")
     torch.save({"features.0.weight": 3}, path)
@@ -279,7 +279,7 @@ def test_other_refusals(tmp_path: Path) -> None:
     (tmp_path / "w.h5").write_bytes(b"x")
     refused(
         tmp_path / "w.h5",
-        ".onnx, .pth, .pt, .pth.tar, .ckpt, .safetensors, .caffemodel, .npy",
+        ".onnx, .pth, .pt, .pth.tar, .ckpt, .bin, .safetensors, .caffemodel, .npy",
     )
     graph = other.bvlc_like(dropout=0).save(tmp_path / "w.onnx")
     with pytest.raises(FileNotFoundError):

@@ -17,6 +17,7 @@ import onnx
 import onnxruntime
 import pytest
 import trained_fixtures
+from export_fixtures import VARIANTS, with_random_weights
 from jax import export as jax_export
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -27,30 +28,12 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import scores
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
 from alexnet_jax.exchange import exporting
-from alexnet_jax.model import Conv, Dense, Network, make_mesh
+from alexnet_jax.model import Conv, Network
 from experiments.export.measure import errors
 
 SIZE, CROP = trained_fixtures.SIZE, 96
 PICTURES = trained_fixtures.pictures(3)
 PIXELS = exporting.central(PICTURES, CROP)
-
-
-def with_random_weights(network: Network, size: int = SIZE) -> TrainedNetwork:
-    """A network that was never saved."""
-    params = jax.tree.map(np.float32, fixtures.random_params(network))
-    rng = np.random.default_rng(1)
-    averages: dict[str, Any] = {}
-    for name, conv in network.convolutions().items():
-        if network.norm == "batch_norm" and "norm" in conv.after.split():
-            spread = {k: np.float32(rng.uniform(0.5, 2, conv.width)) for k in ("scale", "variance")}
-            around = {k: np.float32(rng.normal(0, 1, conv.width)) for k in ("shift", "mean")}
-            params[name] |= {"scale": spread["scale"], "shift": around["shift"]}
-            averages[name] = {"mean": around["mean"], "variance": spread["variance"]}
-    config = fixtures.small_config(f"data.size={size}", network=network)
-    variables = {"params": params, "batch_stats": averages}
-    names = [f"class {i}" for i in range(network.classes)]
-    mean_image = np.float32(trained_fixtures.mean_image(size))
-    return TrainedNetwork("random", config, make_mesh(1, 1), variables, mean_image, names, 0)
 
 
 def by_onnxruntime(model: onnx.ModelProto, pixels: np.ndarray) -> dict[str, np.ndarray]:
@@ -60,46 +43,6 @@ def by_onnxruntime(model: onnx.ModelProto, pixels: np.ndarray) -> dict[str, np.n
     )
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"pixels": pixels}), strict=True))
-
-
-TAKEN_OUT = {"conv4": Conv(0, 3), "fc7": Dense(0)}
-VARIANTS = {
-    "2012": {},
-    "source": {
-        "conv1": Conv(8, 11, 4, (0, 3), std=0.05, after="norm pool activation"),
-        "conv2": Conv(
-            16, 5, 1, (2, 2), std=0.05, bias=1.0, after="activation norm within_map_norm pool"
-        ),
-        "conv5": Conv(16, 3, 1, (1, 1), std=0.1, bias=1.0, after="pool activation"),
-    },
-    "one tower": {"towers": 1, "activation": "tanh", "dropout": 0.0},
-    "batch norm": {"norm": "batch_norm", "activation": "sigmoid", "classes": 7},
-    "Caffe's LRN": {"lrn_across_towers": True, "lrn_k": 1.0, "lrn_size": 3, "lrn_beta": 0.5},
-    "padded pools": {
-        "norm": "none",
-        "conv5": Conv(16, 3, 1, (1, 1), std=0.1, after="activation pool", pool_padding=(0, 1)),
-    },
-    "six layers, dropout on maps": {
-        "conv6": Conv(8, 3, 1, (1, 1), communicates=True, std=0.1, after="activation dropout"),
-        "activation": "linear",
-        "lrn_size": 7,
-    },
-    "average pools, norms of 3x3": {
-        "conv1": Conv(8, 11, 4, (0, 3), std=0.05, after="activation average_pool within_map_norm"),
-        "conv2": Conv(
-            16, 5, 1, (2, 2), std=0.05, after="activation average_pool", pool_padding=(0, 1)
-        ),
-        "within_map_size": 3,
-        "within_map_scale": 0.01,
-    },
-    "towers that never talk": {
-        "conv3": Conv(24, 3, 1, (1, 1), std=0.05),
-        "fc6": Dense(32, 0.3, communicates=False),
-        "fc7": Dense(32, 0.3, communicates=False),
-    },
-    "no hidden layers": {**TAKEN_OUT, "fc6": Dense(0), "pool_window": 2},
-    "taken out": TAKEN_OUT,
-}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -321,6 +264,7 @@ def test_no_run(tmp_path: Path) -> None:
         ("onnx", "float32", "onnx"),
         ("onnx", "int8", "onnxruntime"),
         ("stablehlo", "float32", "flatbuffers"),
+        ("torch", "float32", "safetensors"),
     ],
 )
 def test_a_missing_package(

@@ -1,0 +1,187 @@
+"""The card of an exported network: what it is, where it is from, what it takes, how to load it."""
+
+import json
+import re
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax import __version__
+from alexnet_jax.evaluation.trained_network import TrainedNetwork
+from alexnet_jax.exchange import torch_modules, torch_source
+from alexnet_jax.run.metrics import read_rows
+
+FOR_TORCHVISION = """ `for_torchvision(model)`, also of `alexnet.py`, is the state dict for
+torchvision's own class."""
+MEASURED = {"examples", "top1_error", "top5_error"}
+NAMED = 20  # classes; of more the card has the first and the last
+
+WIDTH = 100  # of a line
+
+CARD = """---
+library_name: pytorch
+pipeline_tag: image-classification
+---
+
+# AlexNet for {classes:,} classes
+
+The network of *ImageNet Classification with Deep Convolutional Neural Networks* (Krizhevsky,
+Sutskever and Hinton, 2012){kind}: {parameters:,} parameters.
+
+{origin}
+
+{errors}
+
+## Use it
+
+`alexnet.py` needs torch and safetensors, and nothing of the program that wrote it. In this folder:
+
+```python
+from PIL import Image
+from alexnet import load, preprocess
+model = load()
+logits = model(preprocess(Image.open("photo.jpg"))[None])  # (1, {classes})
+print(logits.softmax(-1).topk({top}))
+```
+
+`model` is a `torch.nn.Module` like any other, to be trained on as well.{torchvision}
+
+## Pixels
+
+It takes RGB images (N, 3, {crop}, {crop}) as torch's tools make them by default: pixels from 0 to
+1, minus {mean}, over {std}. `model.pixels` undoes that, and subtracts the mean image of the
+training (`pixels.mean_image`) from pixels on the scale of 0 to 255: do not subtract it yourself.
+`preprocess` scales the shorter side to {size} pixels and takes the central {crop}x{crop}; Pillow
+scales within about a grey level of what the network was trained on.
+
+## Layers
+
+For whoever asks for a layer by its name:
+
+{layers}
+
+THINGSvision takes `get_extractor_from_model(load(), "cpu", backend="pt")`, Brain-Score
+`PytorchWrapper(load(), functools.partial(load_preprocess_images, image_size={crop}))`, Net2Brain a
+NetSet whose `get_model` returns `load()`, each with its own pixels.
+
+## Classes
+
+{names}
+
+## Files
+
+`model.safetensors` is the state dict, and `config.json` says what it is. Made by alexnet_jax
+{version}, which makes a run of them again in which every number is what it was:
+
+    python -m alexnet_jax.convert FOLDER --out=W
+
+## Licence
+
+Not stated. The program that wrote this card does not know under what terms the weights, and the
+images they were trained on, may be used: say so here before you pass them on.
+"""
+
+
+def card(trained: TrainedNetwork, about: Mapping[str, Any], parameters: int) -> str:
+    """The card, as Markdown.
+
+    Args:
+        trained: the network, of a run's directory.
+        about: what config.json says.
+        parameters: how many there are.
+    """
+    network = trained.viewer.model.network
+    mean_image = np.asarray(trained.viewer.mean_image)
+    rows = [", ".join(f"`{path}`" for path, _ in row) for row in torch_modules.paths(network)]
+    text = CARD.format(
+        classes=network.classes,
+        kind=_kind(trained),
+        parameters=parameters,
+        origin=about["origin"],
+        errors=errors(trained),
+        top=min(5, network.classes),
+        torchvision=FOR_TORCHVISION * torch_source.is_for_torchvision(network, mean_image),
+        size=trained.size,
+        crop=network.input_size,
+        mean=torch_source.MEAN,
+        std=torch_source.STD,
+        layers="\n".join(f"- {row}" for row in rows),
+        names=_names(about["classes"]),
+        version=__version__,
+    )
+    return "\n\n".join(_filled(paragraph) for paragraph in text.split("\n\n")) + "\n"
+
+
+def _filled(paragraph: str) -> str:
+    """Prose in lines of one width; titles, lists, tables and code as they are."""
+    prose = paragraph[:1].isalpha() or re.match(r"`\w", paragraph)
+    if not prose:
+        return paragraph.strip("\n")
+    return textwrap.fill(paragraph, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _kind(trained: TrainedNetwork) -> str:
+    network = trained.viewer.model.network
+    if torch_modules.is_torchvisions(network):
+        return " as torchvision has it"
+    return " in two towers, as two groups of kernels" if network.towers == 2 else " in one tower"
+
+
+def origin(trained: TrainedNetwork) -> str:
+    """Where the weights are from, a sentence or two."""
+    config = trained.config
+    converted = Path(trained.name, "converted.json")
+    if converted.is_file():
+        made = json.loads(converted.read_bytes())
+        return made.get("origin") or (
+            f"Its weights were read from `{made['file']}`, {made['format']}, sha256 "
+            f"{made['sha256']}. How they were trained is not said there."
+        )
+    text = (
+        f"Trained by alexnet_jax {__version__} on `{_without_folder(config.data.source)}`: "
+        f"{trained.step:,} steps of {config.batch_size:,} images, of a run of {config.epochs:g} "
+        f"epochs, seed {config.seed}, preset `{config.preset}`."
+    )
+    if config.init_from:
+        text += f" It began with the weights of another run, `{Path(config.init_from).name}`."
+    return text
+
+
+def _without_folder(source: str) -> str:
+    """What others may know of a source: where its files are is nobody's business."""
+    kind, colon, place = source.partition(":")
+    return f"{kind}{colon}{Path(place).name}"
+
+
+def errors(trained: TrainedNetwork) -> str:
+    """What the run has measured at this step, as a table."""
+    found = {
+        (row["split"], row["views"]): row
+        for row in read_rows(Path(trained.name, "metrics.jsonl"))
+        if row["step"] == trained.step and row["split"] != "train" and row.keys() >= MEASURED
+    }
+    if not found:
+        return "Its error is not known here: nothing was measured with these weights."
+    lines = ["| images | views of each | top-1 error | top-5 error |", "| --- | --: | --: | --: |"]
+    for (split, views), row in found.items():
+        top1, top5 = (f"{row[name]:.2%}" for name in ("top1_error", "top5_error"))
+        lines.append(f"| {row['examples']:,} of `{split}` | {views} | {top1} | {top5} |")
+    return "\n".join(lines)
+
+
+def _names(classes: list[str]) -> str:
+    shown = [(label, name) for label, name in enumerate(classes)]
+    if len(classes) > NAMED:
+        shown = [*shown[:10], *shown[-1:]]
+    lines = [f"- {label}: {_plain(name)}" for label, name in shown]
+    if len(classes) > NAMED:
+        lines.insert(-1, f"- and so on; `config.json` has all {len(classes):,} under `classes`")
+    return "\n".join(lines)
+
+
+def _plain(name: str) -> str:
+    """A name in which Markdown sees nothing."""
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in name)
