@@ -5,7 +5,7 @@ import hashlib
 import json
 import shlex
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,7 @@ def convert(
             None and the file may be for either.
         OSError: a file is not there, or `out` cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out={out} is in use: name a directory that is not there, or is empty")
+    check_out(out)
     read = next((r for end, r in READERS.items() if file.name.lower().endswith(end)), None)
     if read is None:
         raise UserError(f"{file} is none of the files that are read: {', '.join(READERS)}")
@@ -80,8 +79,15 @@ def convert(
         "parameters": sum(array.size for pair in params.values() for array in pair.values()),
         "classes": network.classes,
     }
-    write(out, config, params, mean_image, made)
+    names = class_names(network.classes)
+    write(out, config, params, mean_image, names, made)
     return made
+
+
+def check_out(out: Path) -> None:
+    """Refuses a directory to write that has something in it."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out={out} is in use: name a directory that is not there, or is empty")
 
 
 def config_of(network: Network, *, aligned: bool) -> ConfigDict:
@@ -139,17 +145,20 @@ def write(
     config: ConfigDict,
     params: weights.Params,
     mean_image: np.ndarray,
+    names: Sequence[str],
     made: dict[str, Any],
+    batch_stats: weights.Params | None = None,
 ) -> None:
     """Writes the directory of a run whose step is 0; without its config.json it is none."""
     out.mkdir(parents=True, exist_ok=True)
     mesh = make_mesh(1, 1)
-    model = {"params": jax.device_put(params, shardings(params, mesh)), "batch_stats": {}}
+    model = {"params": params, "batch_stats": batch_stats or {}}
+    model = jax.device_put(model, shardings(model, mesh))
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=out) as directory:
         run = Path(directory)
         with Checkpoints(run / "checkpoints") as checkpoints:
             checkpoints.save(0, {"model": model}, {"dataset": None, "input": None}, None)
-        inputs.write_input(run, mean_image, class_names(made["classes"]))
+        inputs.write_input(run, mean_image, names)
         (run / "converted.json").write_text(json.dumps(made, indent=2) + "\n")
         settings.save(config, run / "config.json")
         for name in ("checkpoints", "input", "converted.json", "config.json"):
@@ -172,6 +181,11 @@ def report(made: dict[str, Any], file: str, out: Path) -> None:
     workdir = shlex.quote(f"--workdir={out}")
     print(f"    python -m alexnet_jax.predict {workdir} photo.jpg")
     print(f"    python -m alexnet_jax.main {workdir} --mode=describe")
+    weights_flag = shlex.quote(f"--config.init_from={out}")
+    print(
+        f"    python -m alexnet_jax.main --workdir=W2 --config=finetune {weights_flag} "
+        "--config.data.source=folder:photos    # of your own classes, a folder each"
+    )
     if made["classes"] == 1000:
         print(
             f"    python -m alexnet_jax.main {workdir} --mode=evaluate --config.data.cache=DIR"

@@ -6,6 +6,7 @@ from typing import Any
 
 from alexnet_jax.model import operators
 
+LAYERS = (*(f"conv{number}" for number in range(1, 7)), "fc6", "fc7", "fc8")  # in order
 AFTER_CONV = ("activation", "norm", "within_map_norm", "pool", "average_pool", "dropout")
 POOLS = {"pool", "average_pool"}
 AFTER_DENSE = ("activation", "dropout")

@@ -46,6 +46,7 @@ def train(config: ConfigDict, workdir: str | Path) -> list[Score]:
         Stopped: SIGTERM or SIGINT came; the run was saved first if it was under way.
     """
     workdir = Path(workdir).expanduser()
+    config = settings.adapt(config, (), workdir)
     saved = workdir / "config.json"
     with hosts.together():
         first_weights.check_workdir(workdir)
@@ -116,7 +117,7 @@ def train(config: ConfigDict, workdir: str | Path) -> list[Score]:
         best = checkpoints.best()
         kernels = hosts.whole(state.params["conv1"]["kernel"])
     if hosts.first():
-        conclude(workdir, scores, best)
+        conclude(workdir, scores, best, fine_tuned=bool(config.init_from))
         draw(kernels, network.towers, workdir)
     return scores
 

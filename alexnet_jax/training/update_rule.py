@@ -29,7 +29,10 @@ def update_rule(
     The weights of a layer decay so many times as fast as `optim.weight_decay` as `decays` says of
     it, by default once; in cuda-convnet's networks for CIFAR-10 each has a decay of its own.
 
-    Its `update` takes `plateau_factor`, by which the plateau rule has lowered the rate so far.
+    A layer learns at `optim.rates` times the rates. One with a rate of 0 is frozen: it has no
+    momentum, and `update` takes gradients of the `trained` layers alone.
+
+    `update` takes `plateau_factor`, by which the plateau rule has lowered the rate so far.
 
     With LARS a kernel's gradient, decay included, is first scaled to `optim.trust` times the norm
     of the kernel (You, Gitman and Ginsburg, arXiv 1708.03888, algorithm 1); biases are as ever.
@@ -41,11 +44,43 @@ def update_rule(
     velocities = {name: _velocity(rate, optim.momentum) for name, rate in rates.items()}
     trust = optax.scale_by_trust_ratio(trust_coefficient=optim.trust)
     layerwise = [optax.masked(trust, _is_weight)] if optim.rule == "lars" else []
-    return optax.chain(
+    rule = optax.chain(
         *_decay(optim, decays or {}),
         *layerwise,
+        *_paced(optim.rates),
         optax.partition(velocities, labels),
     )
+
+    def init(params: Tree) -> Any:
+        return rule.init(trained(optim, params))
+
+    def update(gradients: Tree, state: Any, params: Tree = None, **extra: Any) -> Any:
+        return rule.update(gradients, state, trained(optim, params), **extra)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def trained(optim: ConfigDict, params: Tree) -> Tree:
+    """The parameters without those of frozen layers."""
+    return {layer: kinds for layer, kinds in params.items() if optim.rates.get(layer, 1.0) > 0}
+
+
+def pace(rate: float) -> str:
+    """What a layer's number in `optim.rates` means, as it goes on in a line; empty for 1."""
+    return "" if rate == 1 else f", at {rate:g} times the rate" if rate else ", frozen"
+
+
+def _paced(rates: Mapping[str, float]) -> Iterator[optax.GradientTransformation]:
+    """Multiplies what comes of each layer by its own rate, where they are not all alike."""
+
+    def scaled(updates: Tree, _: Tree) -> Tree:
+        return {
+            layer: {kind: update * rates.get(layer, 1.0) for kind, update in kinds.items()}
+            for layer, kinds in updates.items()
+        }
+
+    if any(rate != 1 for rate in rates.values()):
+        yield optax.stateless(scaled)
 
 
 def _decay(
