@@ -66,7 +66,8 @@ def convert(
     if pixels is None:
         ways = " or ".join(f"--pixels={name} ({known})" for name, known in weights.PIXELS.items())
         raise UserError(f"{file} does not say what pixels it was trained to see: give {ways}")
-    config = config_of(network, aligned=mean_file is not None)
+    learning = weights.learning_as_before(network, weights.PIXELS[pixels])
+    config = config_of(learning, aligned=mean_file is not None)
     mean_image = mean_of(pixels, config.data.size, mean_file)
     params, folded = weights.params_of(found, network, weights.PIXELS[pixels])
     made = {

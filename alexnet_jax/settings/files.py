@@ -23,9 +23,9 @@ LATER = {
     "data.threads": 0, "data.crop": True,
     "model.within_map_size": 5, "model.within_map_scale": 0.001, "model.fc8_decay": 1.0,
     **{f"model.conv{number}.local": False for number in range(1, 7)},
-    **{f"model.conv{number}.decay": 1.0 for number in range(1, 7)},
+    **{f"model.conv{number}.{field}": 1.0 for number in range(1, 7) for field in ("decay", "rate")},
     **{f"model.fc{number}.communicates": True for number in (6, 7)},
-    **{f"model.fc{number}.decay": 1.0 for number in (6, 7)},
+    **{f"model.fc{number}.{field}": 1.0 for number in (6, 7) for field in ("decay", "rate")},
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ cross-validation on these alone. What comes of it is a network again: fc8 is the
 before is as it was.
 """
 
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,6 +80,8 @@ def train(config: ConfigDict, out: Path | None = None, run: Path | None = None) 
         print(f"fine-tuned, {run}: {_shown(tested[-1]['top1_error'], tested[-1]['examples'])}")
     if out is not None:
         write(out, config, network, found, cache, layer)
+        print(f"\nIn {out}: the network with that as its fc8. Next:\n")
+        print(f"    python -m alexnet_jax.predict {shlex.quote(f'--workdir={out}')} photo.jpg")
     return found
 
 

@@ -58,7 +58,7 @@ def train(config: ConfigDict, workdir: str | Path) -> list[Score]:
     network = model.network
     images = len(cache.images[config.data.train])
     steps = total_steps(config, images)
-    optimizer = update_rule.update_rule(config.optim, steps, network.decays())
+    optimizer = update_rule.update_rule(config.optim, steps, network.decays(), network.rates())
     numbers = platform_of(mesh).describe_numbers(
         config.dtype, config.precision, deterministic=config.deterministic
     )

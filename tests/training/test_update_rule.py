@@ -52,6 +52,31 @@ def run(config: ConfigDict, steps: int, factors: list[float] | None = None) -> l
     return seen
 
 
+UNITS = 58.0  # what conv1's kernels were divided by
+
+
+@pytest.mark.parametrize("trust", [0.0, 0.02])
+def test_kernels_in_other_units_learn_as_they_did(trust: float) -> None:
+    """Divided by 58, their gradients are 58 times as large; with LARS, whose steps are in their own
+    units, too. The biases are as ever."""
+    config = optim_config(trust=trust or 1.0, rule="lars" if trust else "sgd")
+
+    def in_units(tree: Any, factor: float) -> Any:
+        return tree | {"conv1": tree["conv1"] | {"kernel": factor * tree["conv1"]["kernel"]}}
+
+    with jax.enable_x64(True):
+        of_conv1 = {"conv1": UNITS**2}, {"conv1": UNITS**-2}
+        rule = update_rule.update_rule(config, 1000, *of_conv1)
+        params = in_units(random_tree(0), 1 / UNITS)
+        state = rule.init(params)
+        for step in range(4):
+            gradients = in_units(random_tree(step + 1), UNITS)
+            updates, state = rule.update(gradients, state, params)
+            params = jax.tree.map(np.add, params, updates)
+    *_, expected = by_hand([{"conv1": 0.01, "weights": 0.01, "biases": 0.02}] * 4, trust=trust)
+    assert fixtures.difference(in_units(params, UNITS), expected) < 1e-8
+
+
 def by_hand(
     rates: list[dict[str, float]],
     decay_biases: bool = False,
