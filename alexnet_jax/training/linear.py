@@ -68,10 +68,8 @@ def train(config: ConfigDict, out: Path | None = None, run: Path | None = None) 
     labels = {split: np.asarray(cache.labels[split]) for split in features}
     found = fit(features[data.train], labels[data.train], cache.class_names)
     images, numbers = features[data.train].shape
-    print(
-        f"{layer} of {config.init_from}: {numbers:,} numbers of each image; {images:,} for "
-        f"training, {len(features[data.test]):,} for the test ({data.test})"
-    )
+    print(f"{layer} of {config.init_from}: {numbers:,} numbers of each image")
+    print(f"{images:,} training images; the test ({data.test}) has {len(features[data.test]):,}")
     error = found.error(features[data.test], labels[data.test])
     print(f"linear classifier: {_shown(error, len(labels[data.test]))}")
     rows = [] if run is None else read_rows(run / "metrics.jsonl")

@@ -74,12 +74,12 @@ def test_the_command_that_convert_prints(tiny: Tiny, place: Path, capsys) -> Non
 
     assert linear(["--workdir=W2", "--out=W3"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == (
-        "fc7/activation of {}: 24 numbers of each image; 24 for training, 6 for the test "
-        "(validation)".format(place / "W")
-    )
-    assert said[1] == "linear classifier: top-1 error 0.00% in one view (95%: 0.00% to 39.03%)"
-    assert said[2].startswith("fine-tuned, W2: top-1 error ")
+    assert said[:3] == [
+        f"fc7/activation of {place / 'W'}: 24 numbers of each image",
+        "24 training images; the test (validation) has 6",
+        "linear classifier: top-1 error 0.00% in one view (95%: 0.00% to 39.03%)",
+    ]
+    assert said[3].startswith("fine-tuned, W2: top-1 error ")
     network = alexnet_jax.load("W3")
     assert network.class_names == list(CLASSES)
     files = [f"photos/{name}/{number}.png" for name in CLASSES for number in range(COUNT)]
