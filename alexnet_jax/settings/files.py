@@ -47,6 +47,11 @@ def load(spec: str) -> ConfigDict:
     if not path.is_file():
         if is_path:
             raise ConfigError(f"--config={spec}: there is no file {path}")
+        if (Path(spec) / "config.json").is_file():
+            raise ConfigError(
+                f"--config={spec} is a directory: {spec}/config.json is what was trained there; to "
+                f"start from its weights, give --config=finetune --config.init_from={spec}"
+            )
         raise ConfigError(
             f"--config={spec}: unknown configuration {name!r}{nearest(name, names())} "
             f"There are {', '.join(names())}; a path that ends in .py works too, and so does a "

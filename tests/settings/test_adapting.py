@@ -184,10 +184,11 @@ def test_a_run_s_own_configuration_by_its_file(place: Path) -> None:
     """`--config=W/config.json` is what W was trained with."""
     assert settings.load("W/config.json") == settings.read(place / "W/config.json")
     for spec, words in {
-        "none.json": "there is no file none.json",
-        "W/config.json:paper": "a run's own configuration has no presets",
+        "none.json": ": there is no file none.json",
+        "W/config.json:paper": ": a run's own configuration has no presets",
+        "W": " is a directory: W/config.json is what was trained there; to start from its weights",
     }.items():
-        with pytest.raises(settings.ConfigError, match=f"--config={spec}: {words}"):
+        with pytest.raises(settings.ConfigError, match=f"--config={spec}{words}"):
             settings.load(spec)
 
 
