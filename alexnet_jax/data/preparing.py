@@ -134,8 +134,8 @@ def report(cache: Cache) -> None:
     else:
         print(f"\nTo train from it:\n\n    {training_command(cache)}")
     print(
-        "\nTo fine-tune a network W, of a run or of alexnet_jax.convert, that looks at "
-        f"{cache.size} pixels\nor fewer:\n\n    {finetuning_command(cache)}"
+        f"\nTo fine-tune W, a run or converted weights, that looks at {cache.size} pixels or fewer:"
+        f"\n\n    {finetuning_command(cache)}"
     )
 
 
