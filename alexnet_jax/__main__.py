@@ -17,6 +17,7 @@ COMMANDS = {
     "prepare": "make a dataset ready for training",
     "predict": "say what photos show",
     "features": "write what layers say of many images",
+    "linear": "train a linear classifier on what the last layer but one says",
     "figures": "draw Figure 3 of the paper and learning curves",
     "convert": "take in weights that another program trained",
     "export": "write a network for other programs",

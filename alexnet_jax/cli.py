@@ -28,6 +28,7 @@ PACKAGES = {  # that are installed under another name than they are imported by
     "cv2": "opencv-python-headless",
     "google": "protobuf",
     "orbax": "orbax-checkpoint",
+    "sklearn": "scikit-learn",
 }
 
 shown = argparse.Namespace(debug=False, unheard=False)  # tracebacks; that stdout is lost

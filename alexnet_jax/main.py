@@ -36,8 +36,8 @@ def define_flags() -> None:
         None,
         "What to train: a name of alexnet_jax/configs (embedded, the default; fashion_mnist; "
         "imagenet, the default of describe and config; half; ...), NAME:PRESET for another reading "
-        "of the paper (paper, source, reconciled), or a file PATH.py with a get_config. Set any "
-        "field: --config.batch_size=64",
+        "of the paper (paper, source, reconciled), a file PATH.py with a get_config, or a run's "
+        "config.json. Set any field: --config.batch_size=64",
     )
     flags.DEFINE_enum(
         "mode",
@@ -119,9 +119,13 @@ def configuration(fields: list[str]) -> "ConfigDict":
     saved = Path(FLAGS.workdir) / "config.json" if FLAGS.workdir else None
     if saved is None or (FLAGS.mode != "evaluate" and (FLAGS.config or not saved.exists())):
         default = "embedded" if FLAGS.mode == "train" else "imagenet"
-        return settings.override(settings.load(FLAGS.config or default), fields)
+        config = settings.override(settings.load(FLAGS.config or default), fields)
+        if FLAGS.mode != "train" and not config.init_from:
+            return config  # to be looked at
+        return settings.adapt(config, fields, FLAGS.workdir)
     own = settings.read(saved)
     config = settings.override(settings.load(FLAGS.config) if FLAGS.config else own, fields)
+    config = settings.adapt(config, fields, FLAGS.workdir)
     if FLAGS.config:
         settings.check_same_run(own, config, saved.parent)
     if FLAGS.mode == "evaluate" and config.model != own.model:

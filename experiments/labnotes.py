@@ -133,8 +133,8 @@ def talk_at_conv4(config: ConfigDict) -> None:
 
 
 def pretrained(config: ConfigDict) -> None:
-    """The last of the runs that `configs/pretrain.py` and `configs/finetune.py` describe."""
-    given = settings.load("finetune:source")
+    """The last of the runs that `configs/pretrain.py` and `finetune_2012.py` describe."""
+    given = settings.load("finetune_2012:source")
     config.update(given.copy_and_resolve_references())
     config.init_from = "W_OF_PRETRAIN"
 

@@ -6,6 +6,7 @@ fc6 with dropout, and fc8: what is tested is not the layers, but what surrounds 
 
 import functools
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import data_fixtures
@@ -193,14 +194,20 @@ def loss_and_gradients(
 
 
 def update(
-    params: Params, velocity: Params, gradients: Params, rates: Rates
+    params: Params,
+    velocity: Params,
+    gradients: Params,
+    rates: Rates,
+    paces: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[Params, Params]:
     """Section 5: v <- 0.9 v - 0.0005 rate w - rate g; w <- w + v. Biases do not decay
-    (layer.cu:565), and at a rate of 0 a weight stands still (weights.cu:148)."""
+    (layer.cu:565), and at a rate of 0 a weight stands still (weights.cu:148). A layer's pace
+    multiplies its rates."""
 
     def moved(layer: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
         of_weights = rates.conv1 if layer == "conv1" else rates.weights
         rate, decay = (of_weights, 0.0005) if kind == "kernel" else (rates.biases, 0.0)
+        rate *= paces.get(layer, 1.0)
         w, v, g = (tree[layer][kind] for tree in (params, velocity, gradients))
         v = 0.9 * v - decay * rate * w - rate * g
         return (w + v if rate > 0 else w), v

@@ -5,6 +5,7 @@ import dataclasses
 from ml_collections import ConfigDict, config_dict
 
 from alexnet_jax.model import Network
+from alexnet_jax.model.network import LAYERS
 from alexnet_jax.settings import presets
 
 
@@ -19,6 +20,9 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.accumulate = 1
     # Start from the weights of this run, or of what `convert` made, not from random ones.
     config.init_from = config_dict.placeholder(str)
+    # True (`finetune`): what nobody sets is as init_from and the images have it: the network and
+    # data.size, classes, splits and batch_size (see `settings.adapting`).
+    config.adapt = False
     config.epochs = 90.0  # may be fractional; "roughly 90 cycles" (section 5)
 
     config.model = ConfigDict(dataclasses.asdict(Network()))
@@ -48,6 +52,8 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     # notes), and freeze; 1 is never.
     config.optim.conv1_slow_after = 1.0
     config.optim.conv1_frozen_after = 1.0
+    # Of each layer: its weights and biases learn at so many times these rates; at 0 it is frozen.
+    config.optim.rates = ConfigDict(dict.fromkeys(LAYERS, 1.0))
     # 'plateau': validations without a better top-1 error before the rate is divided by 10, three
     # times at most (section 5).
     config.optim.patience = 5

@@ -1,29 +1,40 @@
-"""The paper's "1 CNN*": the pretrained network of six convolutions, fine-tuned on ILSVRC-2012.
+"""Any network's weights, fine-tuned on any images.
 
-    python -m alexnet_jax.main --workdir=W2 --config=finetune --config.init_from=W
+    python -m alexnet_jax.main --workdir=W2 --config=finetune --config.init_from=W \\
+        --config.data.source=folder:pets
 
-W is a run of `pretrain`; every layer but fc8 comes from it. Expected, from the paper (table 2):
-39.0% top-1 and 16.6% top-5 error on the validation split in ten views, where the network without
-conv6 and pretraining has 40.7% and 18.2%. It has not been run here.
+W is the directory of a run, or what `alexnet_jax.convert` made of torchvision's or Caffe's weights.
+The network is W's; classes, splits and batch size come from the images (`settings.adapting`); fc8
+is drawn anew. `finetune:fc8` trains fc8 alone, `finetune:fc6` the layers from fc6 on, and freezes
+those before. `--config.optim.rates.conv1=0.1` slows a layer down, and 0 freezes it. The paper's own
+fine-tuning is `finetune_2012`.
 
-From `layers-146-2012-2011.cfg` and its notes: the rate of 0.001, tenth of a run's from scratch, and
-54 epochs. conv1 had 0.0001 there, for which there is no field: here its rate is that of the others.
-When the rate was lowered is not known; the drops are those of the 2012 run after its own rate had
-come down to 0.001 (epochs 51 and 79 of 25 to 91).
+The rate is a tenth of that of a run from scratch, as in 2012 (`experiments/results/transfer`).
 """
 
 from ml_collections import ConfigDict
 
 from alexnet_jax.configs import base
+from alexnet_jax.model.network import LAYERS
 from alexnet_jax.settings import presets
 
 
-def get_config(preset: str = "reconciled") -> ConfigDict:
-    """Returns the configuration, in one of the three readings of `presets`."""
-    config = base.get_config(preset)
-    config.init_from = "PRETRAINED"  # no default would do: name the directory
-    config.epochs = 54.0
-    config.model.conv6.width = 256
+def get_config(first: str = LAYERS[0]) -> ConfigDict:
+    """Returns the configuration that trains the layers from `first` on.
+
+    Raises:
+        ValueError: there is no such layer.
+    """
+    if first not in LAYERS:
+        raise ValueError(f"unknown layer {first!r}: one of {', '.join(LAYERS)}")
+    config = base.get_config()
+    config.preset = first
+    config.adapt = True
+    config.epochs = 30.0
     config.optim.learning_rate = 0.001
-    presets.set_drops(config, 0.39, 0.82)
+    for layer in LAYERS[: LAYERS.index(first)]:
+        config.optim.rates[layer] = 0.0
+    presets.set_drops(config, 0.5, 0.8)
+    config.log_every = 20
+    config.eval_every = config.checkpoint_every = 3.0
     return config

@@ -1,4 +1,4 @@
-"""The six-convolution network of "1 CNN*", on all of ImageNet, for `finetune` to start from.
+"""The six-convolution network of "1 CNN*", on all of ImageNet; `finetune_2012` starts from it.
 
     python -m alexnet_jax.main --workdir=W --config=pretrain --config.data.source=folder:PATH
 

@@ -102,6 +102,7 @@ CONFIGURATIONS = (
     _Configuration("embedded", 112, 128, 20, "validation", "test", 64),
     _Configuration("fashion_mnist", 28, 30, 10, "", "test", 128),
 )
+CIFAR10 = _Configuration("cifar10:80sec", 32, 32, 10, "", "test", 128)
 SMALLEST = 15  # pixels that the last one's three poolings leave something of
 
 
@@ -132,6 +133,10 @@ def report(cache: Cache) -> None:
         )
     else:
         print(f"\nTo train from it:\n\n    {training_command(cache)}")
+    print(
+        f"\nTo fine-tune W, a run or converted weights, that looks at {cache.size} pixels or fewer:"
+        f"\n\n    {finetuning_command(cache)}"
+    )
 
 
 def training_command(cache: Cache) -> str:
@@ -140,6 +145,8 @@ def training_command(cache: Cache) -> str:
     suited = next(
         (known for known in CONFIGURATIONS if known.input_size <= cache.size), CONFIGURATIONS[-1]
     )
+    if cache.size == CIFAR10.size and re.match(r"(tfds:)?cifar10\b", cache.name):
+        suited = CIFAR10
     validation = "validation" if "validation" in cache.images else ""
     test = "test" if "test" in cache.images else validation or "train"
     batch_size = min(suited.batch_size, 1 << (count.bit_length() - 1))
@@ -158,6 +165,12 @@ def training_command(cache: Cache) -> str:
     if batch_size < suited.batch_size:  # too small a batch, perhaps, to share among many devices
         flags.append("--config.mesh.data=1")
     return f"python -m alexnet_jax.main --workdir=W {shlex.join(flags)}"
+
+
+def finetuning_command(cache: Cache) -> str:
+    """Returns a command that fine-tunes the network W on a cache."""
+    flags = ["--config=finetune", "--config.init_from=W", f"--config.data.cache={cache.path}"]
+    return f"python -m alexnet_jax.main --workdir=W2 {shlex.join(flags)}"
 
 
 def _holdout_command(cache: Cache) -> str:

@@ -68,8 +68,7 @@ def convert(
             None and the file may be for either.
         OSError: a file is not there, or `out` cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out={out} is in use: name a directory that is not there, or is empty")
+    check_out(out)
     if file.is_dir():
         file = file / torch_folder.WEIGHTS
     read = next((r for end, r in READERS.items() if file.name.lower().endswith(end)), None)
@@ -95,7 +94,8 @@ def convert(
     seen = found.seen if found.seen and pixels == found.pixels else weights.PIXELS[pixels]
     names = class_names(network.classes, classes)
     mean_image = mean_of(seen, network.input_size, mean_file)
-    config = config_of(network, len(mean_image), aligned=mean_file is not None)
+    learning = weights.learning_as_before(network, seen)
+    config = config_of(learning, len(mean_image), aligned=mean_file is not None)
     params, folded = weights.params_of(found, network, seen)
     made = {
         "file": file.name,
@@ -137,6 +137,12 @@ def take_back(file: Path, about: Mapping[str, Any], out: Path, digest: str) -> d
     }
     write(out, config, found.variables, found.mean_image, found.class_names, made)
     return made
+
+
+def check_out(out: Path) -> None:
+    """Refuses a directory to write that has something in it."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out={out} is in use: name a directory that is not there, or is empty")
 
 
 def config_of(network: Network, size: int, *, aligned: bool) -> ConfigDict:
@@ -201,6 +207,7 @@ def write(
     mean_image: np.ndarray,
     names: Sequence[str],
     made: dict[str, Any],
+    batch_stats: weights.Params | None = None,
 ) -> None:
     """Writes the directory of a run whose step is 0; without its config.json it is none."""
     out.mkdir(parents=True, exist_ok=True)
@@ -238,6 +245,11 @@ def report(made: dict[str, Any], file: str, out: Path) -> None:
     workdir = shlex.quote(f"--workdir={out}")
     print(f"    python -m alexnet_jax.predict {workdir} photo.jpg")
     print(f"    python -m alexnet_jax.main {workdir} --mode=describe")
+    weights_flag = shlex.quote(f"--config.init_from={out}")
+    print(
+        f"    python -m alexnet_jax.main --workdir=W2 --config=finetune {weights_flag} "
+        "--config.data.source=folder:photos    # of your own classes, a folder each"
+    )
     if made["classes"] == 1000:
         print(
             f"    python -m alexnet_jax.main {workdir} --mode=evaluate --config.data.cache=DIR"

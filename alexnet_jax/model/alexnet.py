@@ -41,6 +41,7 @@ class AlexNet(nn.Module):
     network: Network = Network()
     mesh: Mesh | None = None  # None: one device
     dtype: Any = jnp.float32  # of the activations; parameters, LRN and logits stay float32
+    frozen: tuple[str, ...] = ()  # layers whose batch norm is in training what it is at test
 
     @nn.compact
     def __call__(
@@ -115,7 +116,8 @@ class AlexNet(nn.Module):
         net = self.network
         arrays, running = self._parameters(images.shape[-1])
         count = net.towers // mesh.shape["tower"]
-        tower = platform_of(mesh).tower(net, count, training, intermediates)
+        learning = frozenset(net.convolutions()) - set(self.frozen) if training else frozenset()
+        tower = platform_of(mesh).tower(net, count, learning, intermediates)
         own = PartitionSpec("tower")
         places = jax.tree.map(lambda a: PartitionSpec(*(None,) * (a.ndim - 1), "tower"), arrays)
         x, stages, statistics = jax.shard_map(
@@ -125,9 +127,10 @@ class AlexNet(nn.Module):
             out_specs=(MAPS_OF_OWN_TOWER, MAPS_OF_OWN_TOWER, own),
         )(images, arrays)
         if training and not self.is_initializing():
-            for name, variables in running.items():
-                for which, variable in variables.items():
-                    variable.value = 0.9 * variable.value + 0.1 * statistics[name][which]
+            for name, found in statistics.items():
+                for which, value in found.items():
+                    variable = running[name][which]
+                    variable.value = 0.9 * variable.value + 0.1 * value
         return x, {name: stages[name] for name in net.stages() if name in stages}  # in their order
 
     def _parameters(

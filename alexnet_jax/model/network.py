@@ -6,6 +6,7 @@ from typing import Any
 
 from alexnet_jax.model import operators
 
+LAYERS = (*(f"conv{number}" for number in range(1, 7)), "fc6", "fc7", "fc8")  # in order
 AFTER_CONV = ("activation", "norm", "within_map_norm", "pool", "average_pool", "dropout")
 POOLS = {"pool", "average_pool"}
 AFTER_DENSE = ("activation", "dropout")
@@ -26,6 +27,9 @@ class Conv:
     pool_padding: tuple[int, int] = (0, 0)  # of the pool: rows, and columns, of nothing
     local: bool = False  # kernels and biases are others at every place of the maps
     decay: float = 1.0  # of the kernels: so many times optim.weight_decay
+    # Of the kernels: so many times the rates. Of converted ones it is 1 over the square of what
+    # they were divided by, and decay that square: they learn as they did where they come from.
+    rate: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Dense:
     after: str = "activation dropout"  # what follows, in order; words of `AFTER_DENSE`
     communicates: bool = True  # sees both towers; not in 2012's net #150 (layers-150.cfg)
     decay: float = 1.0  # of the weights: so many times optim.weight_decay
+    rate: float = 1.0  # of the weights: so many times the rates, see `Conv`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +122,7 @@ class Network:
                 raise ValueError(f"model.{name}.after={layer.after!r}: one pool, not both")
             if len(set(layer.after.split())) < len(layer.after.split()):
                 raise ValueError(f"model.{name}.after={layer.after!r}: each word once")
-            for field in ("std", "decay"):
+            for field in ("std", "decay", "rate"):
                 if not getattr(layer, field) >= 0:
                     value = getattr(layer, field)
                     raise ValueError(f"model.{name}.{field}={value}: must not be negative")
@@ -196,6 +201,11 @@ class Network:
         """How many times optim.weight_decay the weights of each layer decay."""
         every: dict[str, Conv | Dense] = {**self.convolutions(), **self.hidden()}
         return {name: layer.decay for name, layer in every.items()} | {"fc8": self.fc8_decay}
+
+    def rates(self) -> dict[str, float]:
+        """How many times the rates the kernels of each layer learn at; of fc8 once."""
+        every: dict[str, Conv | Dense] = {**self.convolutions(), **self.hidden()}
+        return {name: layer.rate for name, layer in every.items()}
 
     def hidden(self) -> dict[str, Dense]:
         """The fully connected layers before the last that are there."""

@@ -23,7 +23,7 @@ class Tower:
 
     network: Network
     count: int  # of the towers on this device
-    training: bool
+    learning: frozenset[str]  # layers whose batch norm looks at the batch: none at test
     intermediates: bool  # every stage is wanted
 
     def __call__(self, x: jax.Array, arrays: Mapping[str, Arrays]) -> Found:
@@ -35,7 +35,7 @@ class Tower:
 
         Returns:
             The last maps, (N, H, W, channels of this device); every stage, if asked; the means and
-            variances of batch norm, in training.
+            variances of batch norm, of those that look at the batch.
         """
         x = lax.pcast(x, "tower", to="varying")
         return self.layers(x, arrays, self.network.convolutions())
@@ -56,7 +56,7 @@ class Tower:
                 x = stages[name] = self.respond(x, kernel, bias, conv, groups)
                 for word in conv.after.split():
                     if word == "norm" and net.norm == "batch_norm":
-                        x, statistics[name] = _batch_norm(x, arrays[name], self.training)
+                        x, statistics[name] = _batch_norm(x, arrays[name], name in self.learning)
                     else:
                         x = self.after(word, x, conv, self.count)
                     stages[f"{name}/{word}"] = x
@@ -139,12 +139,12 @@ class Tower:
     max_pool = staticmethod(operators.max_pool)
 
 
-def _batch_norm(x: jax.Array, norm: Arrays, training: bool) -> tuple[jax.Array, Arrays]:
+def _batch_norm(x: jax.Array, norm: Arrays, learning: bool) -> tuple[jax.Array, Arrays]:
     """Normalizes over the global batch, so that every mesh computes the same, in float32."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean, variance = norm["mean"], norm["variance"]
     statistics = {}
-    if training:
+    if learning:
         mean = jax.lax.pmean(wide.mean((0, 1, 2)), "data")
         variance = jax.lax.pmean(jnp.square(wide - mean).mean((0, 1, 2)), "data")
         statistics = {"mean": mean, "variance": variance}

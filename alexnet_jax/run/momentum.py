@@ -15,12 +15,12 @@ Tree = Any
 
 
 def momentum_of(opt_state: Tree, params: Tree) -> Tree:
-    """Returns the momentum in a state of optax, a tree like `params`."""
-    momentum: Tree = {layer: {} for layer in params}
+    """Returns the momentum in a state of optax, a tree like `params` without its frozen layers."""
+    momentum: Tree = {}
     for path, array in jax.tree_util.tree_flatten_with_path(opt_state)[0]:
         if (found := _parameter(path, params)) is not None:
             layer, kind = found
-            momentum[layer][kind] = array
+            momentum.setdefault(layer, {})[kind] = array
     return momentum
 
 

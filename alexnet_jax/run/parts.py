@@ -53,7 +53,8 @@ def build(config: ConfigDict) -> Parts:
             f"--config.model.classes={len(cache.class_names)}, or name another dataset by "
             "--config.data.source or --config.data.cache"
         )
-    return Parts(cache, mesh, AlexNet(network, mesh, jnp.dtype(config.dtype)))
+    frozen = tuple(layer for layer, rate in config.optim.rates.items() if rate == 0)
+    return Parts(cache, mesh, AlexNet(network, mesh, jnp.dtype(config.dtype), frozen))
 
 
 def check_batch(config: ConfigDict, mesh: Mesh) -> None:

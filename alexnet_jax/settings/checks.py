@@ -36,6 +36,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "optim.weight_decay",
     "optim.bias_multiplier",
+    "optim.rates.",
     "data.holdout",
     "data.threads",
     "mesh.data",
@@ -86,6 +87,11 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(f"--config.{field}={value}: one of {', '.join(allowed)}")
     if not 0 <= config.seed < 2**32:
         raise ConfigError(f"--config.seed={config.seed}: from 0 to {2**32 - 1}")
+    if config.batch_size % config.accumulate:
+        raise ConfigError(
+            f"--config.accumulate={config.accumulate}: batch_size={config.batch_size} does not "
+            "divide into so many parts"
+        )
     if config.data.size < config.model.input_size:
         raise ConfigError(
             f"--config.data.size={config.data.size}: images must be at least as large as the "
@@ -96,7 +102,12 @@ def check(config: ConfigDict) -> None:
             "--config.optim.schedule=plateau looks at the validation error: set "
             "data.validation=validation, and data.holdout=N where the source has no such split"
         )
-    network(config)
+    layers = network(config).decays()
+    if not any(config.optim.rates[layer] for layer in layers):
+        raise ConfigError(
+            f"--config.optim.rates: all layers are frozen ({', '.join(layers)}); leave one of them "
+            "a rate above 0"
+        )
 
 
 def _check_numbers(field: str, value: Any) -> None:
@@ -114,7 +125,7 @@ def _check_numbers(field: str, value: Any) -> None:
         wrong = f"at most {largest:g}"
     elif field in POSITIVE and not value > SMALLEST:
         wrong = "must be greater than 0"
-    elif field in NOT_NEGATIVE and value < 0:
+    elif field.startswith(NOT_NEGATIVE) and value < 0:
         wrong = "must not be negative"
     elif field in SHARES and not all(0 <= v <= 1 for v in numbers):
         wrong = "shares of the run, each from 0 to 1"

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.files import whole
+from alexnet_jax.model.network import LAYERS
 from alexnet_jax.settings.fields import flatten, kind, nearest, of_kind
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -16,14 +17,15 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 # Fields that came after the first runs, with what those did.
 LATER = {
+    "adapt": False, **{f"optim.rates.{layer}": 1.0 for layer in LAYERS},
     "precision": "default", "deterministic": False, "accumulate": 1, "optim.rule": "sgd",
     "optim.trust": 0.001, "optim.final_share": 0.004, "optim.warmup": 0.0,
     "data.threads": 0, "data.crop": True,
     "model.within_map_size": 5, "model.within_map_scale": 0.001, "model.fc8_decay": 1.0,
     **{f"model.conv{number}.local": False for number in range(1, 7)},
-    **{f"model.conv{number}.decay": 1.0 for number in range(1, 7)},
+    **{f"model.conv{number}.{field}": 1.0 for number in range(1, 7) for field in ("decay", "rate")},
     **{f"model.fc{number}.communicates": True for number in (6, 7)},
-    **{f"model.fc{number}.decay": 1.0 for number in (6, 7)},
+    **{f"model.fc{number}.{field}": 1.0 for number in (6, 7) for field in ("decay", "rate")},
 }  # fmt: skip
 
 
@@ -33,25 +35,42 @@ def names() -> list[str]:
 
 
 def load(spec: str) -> ConfigDict:
-    """The configuration NAME, NAME:PRESET, or that of a file PATH.py, PATH.py:PRESET.
+    """The configuration NAME, NAME:PRESET, or that of a file: PATH.py, PATH.py:PRESET, or a run's
+    config.json.
 
     Raises:
         ConfigError: there is no such configuration or preset.
     """
     name, colon, preset = spec.partition(":")
-    path = Path(name) if name.endswith(".py") else CONFIGS / f"{name}.py"
+    is_path = name.endswith((".py", ".json"))
+    path = Path(name) if is_path else CONFIGS / f"{name}.py"
     if not path.is_file():
-        if name.endswith(".py"):
+        if is_path:
             raise ConfigError(f"--config={spec}: there is no file {path}")
+        if (Path(spec) / "config.json").is_file():
+            raise ConfigError(
+                f"--config={spec} is a directory: {spec}/config.json is what was trained there; to "
+                f"start from its weights, give --config=finetune --config.init_from={spec}"
+            )
         raise ConfigError(
             f"--config={spec}: unknown configuration {name!r}{nearest(name, names())} "
-            f"There are {', '.join(names())}; a path that ends in .py works too."
+            f"There are {', '.join(names())}; a path that ends in .py works too, and so does a "
+            "run's config.json."
         )
+    if path.suffix == ".json":
+        if colon:
+            raise ConfigError(f"--config={spec}: a run's own configuration has no presets")
+        return read(path)
     try:
         config = _get_config(path, *[preset] * bool(colon))
     except Exception as error:
         raise ConfigError(f"--config={spec}: {error}") from error
     return _complete(config, f"--config={spec}")
+
+
+def base(preset: str) -> ConfigDict:
+    """The configuration that all others start from, in a reading of the paper."""
+    return _get_config(CONFIGS / "base.py", preset)
 
 
 def _get_config(path: Path, *preset: str) -> Any:
@@ -67,8 +86,8 @@ def _complete(config: Any, where: object) -> ConfigDict:
     """The configuration, if it has every field of a run."""
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{where}: get_config has to return a ConfigDict, not {config!r:.80}")
-    base, values = flatten(_get_config(CONFIGS / "base.py")), flatten(config)
-    known, given = base.keys(), values.keys()
+    default, values = flatten(base("reconciled")), flatten(config)
+    known, given = default.keys(), values.keys()
     unknown = sorted(given - known)
     if unknown:
         raise ConfigError(f"{where}: unknown field {unknown[0]!r}{nearest(unknown[0], known)}")
@@ -79,8 +98,8 @@ def _complete(config: Any, where: object) -> ConfigDict:
             "start from alexnet_jax.configs.base.get_config()"
         )
     for field, value in values.items():
-        if not of_kind(value, base[field]):
-            raise ConfigError(f"{where}: {field}={value!r}: expected {kind(base[field])}")
+        if not of_kind(value, default[field]):
+            raise ConfigError(f"{where}: {field}={value!r}: expected {kind(default[field])}")
     return config
 
 
@@ -106,7 +125,7 @@ def read(path: Path) -> ConfigDict:
             *parts, field = name.split(".")
             room: Any = fields
             for part in parts:
-                room = room.get(part) if isinstance(room, dict) else None
+                room = room.setdefault(part, {}) if isinstance(room, dict) else None
             if isinstance(room, dict):
                 room.setdefault(field, value)
         return _complete(ConfigDict(_tuples(fields)), path)

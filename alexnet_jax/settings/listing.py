@@ -67,8 +67,9 @@ def _with_meanings(fields: Iterable[str], lines: Iterable[str]) -> str:
     places: list[tuple[list[int], list[str], str]] = []
     for field, line in zip(fields, lines, strict=True):
         layer = re.match(r"model\.(conv|fc)\d(?=\.)", field)
+        section = field.rpartition(".")[0]
         general = f"model.{layer[1]}{field[layer.end() :]}" if layer else field
-        said = [layer[0], general] if layer else [field]
+        said = [layer[0], general] if layer else [field if field in words else section]
         places.append(([order.index(name) for name in said], said, line))
     text: list[str] = []
     for _, said, line in sorted(places):

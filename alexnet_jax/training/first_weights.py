@@ -6,6 +6,10 @@ checkpoint, with its biases and what batch norm keeps; the last layer, fc8, is a
 and so is what does not fit. Only weights are taken: momentum, schedule and mean image are the run's
 own. A run that resumes from a checkpoint of its own no longer looks at W. Where W's network differs
 in more than shapes (in its norm, say), a note names the fields.
+
+What a layer has learned is of use on what it learned it from: a layer that would come to lie on one
+that does not fit is refused, and one that would lie on a layer that W has not (such as conv6) is
+drawn again. So is a frozen layer (`optim.rates`) that would stay as it was drawn.
 """
 
 import shlex
@@ -22,6 +26,7 @@ from alexnet_jax.model import AlexNet, make_mesh
 from alexnet_jax.run import hosts
 from alexnet_jax.run.checkpoint import Checkpoints
 from alexnet_jax.run.restore import restore_weights
+from alexnet_jax.training import update_rule
 from alexnet_jax.training.step import State
 
 Tree = Any
@@ -57,7 +62,8 @@ def take(config: ConfigDict, workdir: Path) -> Tree:
         `params` and `batch_stats` with those layers and arrays only, NumPy float32.
 
     Raises:
-        UserError: W is no run, has no sound checkpoint, or no layer of it fits.
+        UserError: W is no run, has no sound checkpoint, or no layer of it fits; or a layer does not
+            fit on which others lie that do, or that is frozen.
     """
     taken: Tree = {"params": {}, "batch_stats": {}}
     if not config.init_from or hosts.from_first(lambda: _steps(workdir)):
@@ -66,24 +72,27 @@ def take(config: ConfigDict, workdir: Path) -> Tree:
     there, given, step = _read(source)
     wanted = AlexNet(settings.network(config)).shapes()
     print(f"first weights, from step {step:,} of {source}:")
-    for name, layer in wanted["params"].items():
-        why = _misfit(name, layer, given["params"].get(name))
+    reasons = _reasons(wanted["params"], given["params"])
+    for name, why in reasons.items():
+        pace = update_rule.pace(config.optim.rates[name])
         if why:
-            print(f"{name}: new{why}")
+            print(f"{name}: new{why}{pace}")
             continue
         new = []
         for part in ("params", "batch_stats"):
             here, found = wanted[part].get(name, {}), given[part].get(name, {})
             taken[part][name] = {key: found[key] for key in here if key in found}
             new += [key for key in here if key not in found]
-        print(f"{name}: from {source}{', but new ' * bool(new)}{', '.join(new)}")
+        print(f"{name}: taken{', but new ' * bool(new)}{', '.join(new)}{pace}")
     for name in sorted(given["params"].keys() - wanted["params"].keys()):
         print(f"{name}: left out (no such layer here)")
     if not taken["params"]:
         raise UserError(
             f"--config.init_from={config.init_from}: no layer of its network but {LAST} fits this "
-            "one; choose the --config that it was trained with, or leave init_from out"
+            "one; choose the --config that it was trained with, or --config=finetune, which takes "
+            "its network, or leave init_from out"
         )
+    _check(config, reasons)
     differing = _differing(there, config, taken["params"])
     if differing:
         print(f"note: the network of {source} has {differing}, this one has not")
@@ -117,14 +126,8 @@ def _steps(workdir: Path) -> list[int]:
 def _read(source: Path) -> tuple[ConfigDict, Tree, int]:
     """The configuration, the weights of the last checkpoint as NumPy arrays, and its step."""
     with hosts.together():
-        if not (source / "config.json").exists():
-            raise settings.ConfigError(
-                f"--config.init_from={source}: there is no run, nor converted weights (no "
-                "config.json in it); name the directory of one"
-            )
+        config = settings.read_source(str(source))
     try:
-        with hosts.together():
-            config = settings.read(source / "config.json")
         mesh = make_mesh(1, 1, devices=jax.local_devices())  # of one tower or two: one holds both
         variables, record = restore_weights(config, source, mesh)
     except UserError as error:
@@ -140,6 +143,47 @@ def _misfit(name: str, here: Tree, there: Tree | None) -> str:
         return " (no such layer there)"
     shapes = [arrays["kernel"].shape for arrays in (here, there)]
     return "" if shapes[0] == shapes[1] else f", {shapes[0]} here, {shapes[1]} there"
+
+
+def _reasons(here: Tree, there: Tree) -> dict[str, str]:
+    """Why each layer cannot be taken, as `_misfit` says, or because of one below that is not there;
+    empty if it can."""
+    found, below = {}, ""
+    for name, arrays in here.items():
+        found[name] = _misfit(name, arrays, there.get(name))
+        if below and not found[name]:
+            found[name] = f" (it follows {below}, which is new)"
+        if name not in there:
+            below = below or name
+    return found
+
+
+def _check(config: ConfigDict, reasons: dict[str, str]) -> None:
+    """Refuses what would be of no use.
+
+    Args:
+        config: of the run.
+        reasons: why each layer is not taken, in the order of the network; the last never is.
+
+    Raises:
+        UserError: a layer would lie on one that does not fit, or is frozen as it is drawn.
+    """
+    named, names = f"--config.init_from={config.init_from}", list(reasons)
+    first = next(number for number, name in enumerate(names) if reasons[name])
+    taken = [name for name in names[first:] if not reasons[name]]
+    if taken:
+        new = [name for name in names[first : names.index(taken[-1])] if reasons[name]]
+        raise UserError(
+            f"{named}: {', '.join(taken)} would be taken onto {', '.join(new)}, drawn anew because "
+            "of other shapes here than there, and know nothing of what those say: take all of its "
+            "network, by --config=finetune"
+        )
+    for name in names[first:]:
+        if config.optim.rates[name] == 0:
+            raise UserError(
+                f"{named}: {name} is new{reasons[name]}, and would be frozen as it was drawn: give "
+                f"--config.optim.rates.{name} a number above 0"
+            )
 
 
 def _differing(there: ConfigDict, here: ConfigDict, taken: Tree) -> str:

@@ -172,7 +172,9 @@ def read_test_scores(workdir: Path, step: int) -> list[Score]:
     return scores if len(scores) > 1 else []
 
 
-def conclude(workdir: Path, scores: list[Score], best: int | None) -> None:
+def conclude(
+    workdir: Path, scores: list[Score], best: int | None, *, fine_tuned: bool = False
+) -> None:
     """Prints the result and what can be done with it."""
     print()
     for score in scores:
@@ -180,11 +182,16 @@ def conclude(workdir: Path, scores: list[Score], best: int | None) -> None:
     if best is not None:
         print(f"best checkpoint by validation error: step {best}")
     quoted = shlex.quote(str(workdir))
+    beside = (
+        f"\n    python -m alexnet_jax.linear --workdir={quoted}    # beside a linear classifier"
+        if fine_tuned
+        else ""
+    )
     print(f"""
 In {workdir}: metrics.jsonl, checkpoints/, figures/conv1.png (the kernels of conv1, tower
 by tower), figures/curves.png, and for TensorBoard tensorboard/. Next:
 
-    python -m alexnet_jax.main --workdir={quoted} --mode=evaluate    # test it again
+    python -m alexnet_jax.main --workdir={quoted} --mode=evaluate    # test it again{beside}
     python -m alexnet_jax.main --mode=describe                         # the network, layer by layer
     python -m alexnet_jax.main --workdir=W --config=fashion_mnist      # real images
 """)

@@ -46,6 +46,7 @@ def train(config: ConfigDict, workdir: str | Path) -> list[Score]:
         Stopped: SIGTERM or SIGINT came; the run was saved first if it was under way.
     """
     workdir = Path(workdir).expanduser()
+    config = settings.adapt(config, (), workdir)
     saved = workdir / "config.json"
     with hosts.together():
         first_weights.check_workdir(workdir)
@@ -57,7 +58,7 @@ def train(config: ConfigDict, workdir: str | Path) -> list[Score]:
     network = model.network
     images = len(cache.images[config.data.train])
     steps = total_steps(config, images)
-    optimizer = update_rule.update_rule(config.optim, steps, network.decays())
+    optimizer = update_rule.update_rule(config.optim, steps, network.decays(), network.rates())
     numbers = platform_of(mesh).describe_numbers(
         config.dtype, config.precision, deterministic=config.deterministic
     )
@@ -116,7 +117,7 @@ def train(config: ConfigDict, workdir: str | Path) -> list[Score]:
         best = checkpoints.best()
         kernels = hosts.whole(state.params["conv1"]["kernel"])
     if hosts.first():
-        conclude(workdir, scores, best)
+        conclude(workdir, scores, best, fine_tuned=bool(config.init_from))
         draw(kernels, network.towers, workdir)
     return scores
 

@@ -121,9 +121,11 @@ def make_train_step(
         masks = model.dropout_masks(dropout_key(config.seed, state.step), len(images))
         images, masks = platform.computed_once((images, masks))  # not drawn for every reader
 
-        def loss(params: Tree, batch_stats: Tree, examples: Examples) -> tuple[jax.Array, Any]:
+        trained = update_rule.trained(config.optim, state.params)
+
+        def loss(trained: Tree, batch_stats: Tree, examples: Examples) -> tuple[jax.Array, Any]:
             images, labels, masks = examples
-            variables = {"params": params, "batch_stats": batch_stats}
+            variables = {"params": {**state.params, **trained}, "batch_stats": batch_stats}
             logits, updated = model.apply(variables, images, masks, mutable=["batch_stats"])
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             return losses.mean(), (logits, updated.get("batch_stats", {}))
@@ -131,12 +133,12 @@ def make_train_step(
         with jax.default_matmul_precision(config.precision):
             (value, (logits, batch_stats)), gradients = accumulated(
                 jax.value_and_grad(loss, has_aux=True), config.accumulate, model.mesh
-            )(state.params, state.batch_stats, (images, batch["label"], masks))
+            )(trained, state.batch_stats, (images, batch["label"], masks))
         with jax.named_scope("update"):
             updates, opt_state = optimizer.update(
                 gradients, state.opt_state, state.params, plateau_factor=state.plateau.factor
             )
-            params = optax.apply_updates(state.params, updates)
+            params = {**state.params, **optax.apply_updates(trained, updates)}
         everyone = jnp.ones(len(images))
         seen = sums(jax.nn.softmax(logits), batch["label"], everyone)
         seen["loss"] = value * len(images)

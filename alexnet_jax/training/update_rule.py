@@ -22,14 +22,22 @@ PLATEAU_DROPS = 3  # section 5: "reduced three times prior to termination"
 
 
 def update_rule(
-    optim: ConfigDict, steps: int, decays: Mapping[str, float] | None = None
+    optim: ConfigDict,
+    steps: int,
+    decays: Mapping[str, float] | None = None,
+    rates: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The optax transformation for a run of `steps` steps.
 
     The weights of a layer decay so many times as fast as `optim.weight_decay` as `decays` says of
     it, by default once; in cuda-convnet's networks for CIFAR-10 each has a decay of its own.
+    Likewise they learn at so many times the rate as `rates` says, because of the units that they
+    are in; LARS, whose steps are in units of the kernel, undoes that.
 
-    Its `update` takes `plateau_factor`, by which the plateau rule has lowered the rate so far.
+    A whole layer, biases and all, learns at `optim.rates` times that. One with a rate of 0 is
+    frozen: it has no momentum, and `update` takes gradients of the `trained` layers alone.
+
+    `update` takes `plateau_factor`, by which the plateau rule has lowered the rate so far.
 
     With LARS a kernel's gradient, decay included, is first scaled to `optim.trust` times the norm
     of the kernel (You, Gitman and Ginsburg, arXiv 1708.03888, algorithm 1); biases are as ever.
@@ -37,15 +45,56 @@ def update_rule(
     Raises:
         ValueError: an unknown schedule.
     """
-    rates = schedules(optim, steps)
-    velocities = {name: _velocity(rate, optim.momentum) for name, rate in rates.items()}
+    velocities = {
+        name: _velocity(rate, optim.momentum) for name, rate in schedules(optim, steps).items()
+    }
     trust = optax.scale_by_trust_ratio(trust_coefficient=optim.trust)
     layerwise = [optax.masked(trust, _is_weight)] if optim.rule == "lars" else []
-    return optax.chain(
+    rule = optax.chain(
         *_decay(optim, decays or {}),
+        *_times(rates or {}, kernels_alone=True),
         *layerwise,
+        *_times(optim.rates, kernels_alone=False),
         optax.partition(velocities, labels),
     )
+
+    def init(params: Tree) -> Any:
+        return rule.init(trained(optim, params))
+
+    def update(gradients: Tree, state: Any, params: Tree = None, **extra: Any) -> Any:
+        return rule.update(gradients, state, trained(optim, params), **extra)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def trained(optim: ConfigDict, params: Tree) -> Tree:
+    """The parameters without those of frozen layers."""
+    return {layer: kinds for layer, kinds in params.items() if optim.rates.get(layer, 1.0) > 0}
+
+
+def pace(rate: float) -> str:
+    """What a layer's number in `optim.rates` means, as it goes on in a line; empty for 1."""
+    return "" if rate == 1 else f", at {rate:g} times the rate" if rate else ", frozen"
+
+
+def _times(
+    factors: Mapping[str, float], *, kernels_alone: bool
+) -> Iterator[optax.GradientTransformation]:
+    """Multiplies what comes of each layer by a factor of its own, where they are not all 1."""
+
+    def multiplied(updates: Tree, _: Tree) -> Tree:
+        return {
+            layer: {
+                kind: update * factors.get(layer, 1.0)
+                if kind == "kernel" or not kernels_alone
+                else update
+                for kind, update in kinds.items()
+            }
+            for layer, kinds in updates.items()
+        }
+
+    if any(factor != 1 for factor in factors.values()):
+        yield optax.stateless(multiplied)
 
 
 def _decay(

@@ -18,6 +18,7 @@ from alexnet_jax import settings
 from alexnet_jax.configs import base
 from alexnet_jax.configs.cifar10 import NETWORKS
 from alexnet_jax.errors import UserError
+from alexnet_jax.model.network import LAYERS
 from alexnet_jax.run.parts import build
 from alexnet_jax.training.session import train
 
@@ -307,9 +308,12 @@ def test_damaged_checkpoints(tiny: Tiny, tmp_path: Path) -> None:
 # --- configurations -------------------------------------------------------------------------------
 
 
+WORDS = {"cifar10": NETWORKS, "finetune": LAYERS}
+
+
 def test_every_configuration_and_preset_is_sound_and_survives_its_file(tmp_path: Path) -> None:
     for name in settings.names():
-        for preset in NETWORKS if name == "cifar10" else ("paper", "source", "reconciled"):
+        for preset in WORDS.get(name, ("paper", "source", "reconciled")):
             if name.startswith("fashion_mnist") and preset == "paper":
                 continue  # the plateau rule looks at a validation split, which this one lacks
             config = settings.load(f"{name}:{preset}")

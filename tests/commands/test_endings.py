@@ -301,7 +301,7 @@ def test_an_error_is_one_line(
 
 def test_every_command_has_debug() -> None:
     """The traceback of an error that any command can have."""
-    for name in ("predict", "features", "figures", "convert", "export"):
+    for name in ("predict", "features", "linear", "figures", "convert", "export"):
         parser = cli.Parser(name, None)
         assert parser.parse(["--debug"]).debug and cli.shown.debug
         assert not parser.parse([]).debug and not cli.shown.debug

@@ -9,12 +9,14 @@ import sys
 import time
 
 import data_fixtures as fixtures
+import glue_reference
 import numpy as np
 import pytest
 from absl import flags as absl_flags
 from absl.testing import flagsaver
 from data_fixtures import assert_same_files
 from ml_collections import ConfigDict
+from network_fixtures import small_config
 from run_fixtures import Tiny, rows
 
 from alexnet_jax import main, settings
@@ -89,6 +91,9 @@ LAYOUTS = {
 }  # fmt: skip
 
 
+TINIEST = small_config("data.size=16", network=glue_reference.network())
+
+
 @pytest.mark.parametrize(
     ("layout", "size", "images", "classes"),
     [
@@ -99,7 +104,9 @@ LAYOUTS = {
         ("all", 28, 80, 2), ("train, test", 16, 12, 2), ("train", 16, 3, 3),
     ],
 )  # fmt: skip
-def test_the_printed_command_runs_as_it_is(tmp_path, capsys, layout, size, images, classes):
+def test_the_printed_command_runs_as_it_is(
+    tmp_path, capsys, monkeypatch, layout, size, images, classes
+):
     """For every layout, size and number of images; and the training images are no test unsaid."""
     names = tuple(f"class {i}" for i in range(classes))
     counts = LAYOUTS[layout] | {"train": -(-images // classes)}
@@ -107,7 +114,7 @@ def test_the_printed_command_runs_as_it_is(tmp_path, capsys, layout, size, image
     flags = [f"--source=folder:{tmp_path}/pets and more", f"--size={size}"]
     assert prepare_command([*flags, f"--out={tmp_path}/a cache"]) == 0
     said = capsys.readouterr().out
-    command = printed(said)[-1]
+    *_, command, fine_tuning = printed(said)
     config, (cache, mesh, model) = in_process(command)
     assert (cache.path, model.network.classes) == (str(tmp_path / "a cache"), classes)
     assert (config.data.validation == "") == ("val" not in layout and layout != "all")
@@ -115,13 +122,20 @@ def test_the_printed_command_runs_as_it_is(tmp_path, capsys, layout, size, image
     assert config.data.test == expected
     assert config.batch_size <= counts["train"] * classes and mesh.shape["data"] in (1, 4)
     assert ("Nothing is kept to test on" in said) == (layout == "train")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "W").mkdir()
+    settings.save(TINIEST, tmp_path / "W/config.json")
+    tuned, (_, _, model) = in_process(fine_tuning)
+    assert (tuned.data.test, tuned.data.size) == (expected, size)
+    assert model.network.input_size == 16 and model.network.classes == classes
+    assert tuned.batch_size <= counts["train"] * classes
     if layout != "train":
         return
     # What is offered instead: prepared with some images held out, which are tested on.
     capsys.readouterr()
     assert printed(said)[0][:3] == ["python", "-m", "alexnet_jax.prepare"]
     assert prepare_command(printed(said)[0][3:]) == 0
-    (command,) = printed(capsys.readouterr().out)
+    command, _ = printed(capsys.readouterr().out)
     config, (cache, _, _) = in_process(command)
     assert config.data.test == config.data.validation == "validation"
     assert len(cache.images["validation"]) == max(1, counts["train"] * classes // 10)
@@ -144,7 +158,7 @@ def test_the_printed_command_trains(tmp_path, capsys):
     fixtures.write_folder(tmp_path / "pets", {"train": 6, "val": 2}, ("cat", "dog"))
     arguments = [f"--source=folder:{tmp_path}/pets", f"--out={tmp_path}/c", "--size=16"]
     assert prepare_command(arguments) == 0
-    (command,) = printed(capsys.readouterr().out)
+    command, _ = printed(capsys.readouterr().out)
     fewer = [f"--config.model.conv{i}.width=2" for i in range(1, 6)]
     fewer += [f"--config.model.fc{i}.width=2" for i in (6, 7)]
     config, _ = in_process([*command, *fewer, "--config.epochs=2"])

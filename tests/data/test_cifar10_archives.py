@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_jax.data import sources
+from alexnet_jax.data import preparing, sources
 from alexnet_jax.data.dataset import ensure_cache
 from alexnet_jax.errors import UserError
 
@@ -155,3 +155,13 @@ def test_what_is_no_archive(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(UserError, match="cannot be read as a tar"):
         sources.open_source(f"cifar10:{tmp_path}/photo.jpg")
+
+
+@pytest.mark.parametrize(("size", "config"), [(32, "cifar10:80sec"), (30, "fashion_mnist")])
+def test_prepare_names_the_network_that_was_made_for_it(
+    size: int, config: str, tmp_path: Path
+) -> None:
+    """Where the images have their own size."""
+    source = f"cifar10:{write(tmp_path, 'bin', False)}"
+    cache = ensure_cache(source, size, str(tmp_path / "data"))
+    assert f" --config={config} " in preparing.training_command(cache)

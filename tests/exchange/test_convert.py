@@ -29,6 +29,7 @@ from alexnet_jax.exchange.converting import convert
 from alexnet_jax.model import AlexNet, Conv, make_mesh
 from alexnet_jax.model.cpu import portions
 from alexnet_jax.model.mesh import IMAGES, shardings
+from alexnet_jax.training.update_rule import update_rule
 
 
 def answers(workdir: Path, pictures: np.ndarray) -> np.ndarray:
@@ -121,6 +122,53 @@ def test_the_fields_of_a_graph(tmp_path: Path) -> None:
     assert (network.lrn_alpha, network.lrn_k, network.lrn_across_towers) == (0.1, 1.0, True)
     assert network.conv1.after == "activation norm pool" and network.dropout == 0.5
     assert network.conv5.pool_padding == (0, 1) and network.fc7.after == "activation dropout"
+
+
+def test_converted_weights_learn_as_in_pytorch(reference: ModuleType, tmp_path: Path) -> None:
+    """A step of its own SGD beside one of the update rule, without dropout's dice. Here conv1 is in
+    units of pixels, of which there is one rate for three deviations, and fc6 and fc7 are twice as
+    large."""
+    import torch
+
+    arrays = other.torchvision_arrays()
+    other.saved(arrays, tmp_path / "w.safetensors")
+    convert(tmp_path / "w.safetensors", tmp_path / "w")
+    config = settings.read(tmp_path / "w/config.json")
+    config.optim.learning_rate, config.optim.weight_decay = 0.02, 0.05
+    pictures, labels = other.pictures(4), np.array([0, 1, 2, 3])
+
+    layers = other.torchvision_alexnet(arrays)
+    ways = {True: {"weight_decay": 0.05, "lr": 0.02}, False: {"weight_decay": 0.0, "lr": 0.04}}
+    groups = [
+        {"params": [p for p in layers.parameters() if (p.ndim > 1) == weights], **way}
+        for weights, way in ways.items()
+    ]
+    descent = torch.optim.SGD(groups, momentum=0.9)
+    maps = layers["features"](torch.tensor(other.seen_by_torchvision(pictures)))
+    logits = layers["classifier"](layers["avgpool"](maps).flatten(1))
+    torch.nn.functional.cross_entropy(logits, torch.tensor(labels)).backward()
+    descent.step()
+    expected = [array.detach().numpy() - arrays[name] for name, array in layers.named_parameters()]
+
+    network = alexnet_jax.load(tmp_path / "w", mesh=make_mesh(1, 1))
+    mean = np.asarray(network.viewer.mean_image)[np.newaxis]
+    images = other.centre(pictures, 224) - other.centre(mean, 224)
+    params = network.variables["params"]
+    _, gradients = jax.jit(gradient_function(network.viewer.model))(params, images, labels, None)
+    own = settings.network(config)
+    rule = update_rule(config.optim, 1000, own.decays(), own.rates())
+    updates, _ = jax.jit(rule.update)(gradients, rule.init(params), params)
+    units = {"conv1": 57.6, "fc6": 0.5, "fc7": 0.5}
+    for number, (name, layer) in enumerate(updates.items()):
+        kernel = np.asarray(layer["kernel"]) * units.get(name, 1.0)
+        if name == "fc6":
+            kernel = kernel.reshape(6, 6, -1, kernel.shape[-1])
+        order = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
+        weights, biases = expected[2 * number : 2 * number + 2]
+        kernel = kernel.transpose(order).reshape(weights.shape)
+        tolerance = 0.04 if name == "conv1" else 1e-4
+        assert fixtures.difference(kernel, weights) < tolerance, name
+        assert fixtures.difference(layer["bias"], biases) < 1e-4, name
 
 
 @pytest.mark.parametrize("kind", ["pth", "safetensors", "half"])

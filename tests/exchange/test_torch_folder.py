@@ -435,7 +435,7 @@ def _both(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def test_other_folders(folders: dict[str, Folder], tmp_path: Path) -> None:
     """Pixels are not to be given twice; without its config.json a folder's file is no more read."""
-    with pytest.raises(UserError, match="exported with its pixels: leave out --pixels"):
+    with pytest.raises(UserError, match="exported with its own pixels: leave out --pixels"):
         convert(folders["2012"].path, tmp_path / "w", pixels="caffe")
     with pytest.raises(FileNotFoundError):
         convert(tmp_path, tmp_path / "w")

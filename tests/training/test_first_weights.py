@@ -92,7 +92,7 @@ def test_all_layers_but_the_last_are_the_others_to_the_bit(
     printed = capsys.readouterr().out.splitlines()
     assert printed == [
         f"first weights, from step 7 of {path}:",
-        *(f"{name}: from {path}" for name in LAYERS[:-1]),
+        *(f"{name}: taken" for name in LAYERS[:-1]),
         "fc8: new (the last layer)",
     ]
 
@@ -162,7 +162,7 @@ def test_batch_norm_that_was_not_there_is_new_and_the_note_says_so(
     assert same_bits(state.params["conv1"]["scale"], before.params["conv1"]["scale"])
     assert same_bits(state.batch_stats["conv2"]["mean"], before.batch_stats["conv2"]["mean"])
     printed = capsys.readouterr().out
-    assert f"\nconv1: from {path}, but new scale, shift, mean, variance\n" in printed
+    assert "\nconv1: taken, but new scale, shift, mean, variance\n" in printed
     assert printed.endswith(
         f"note: the network of {path} has --config.model.norm=lrn, this one has not\n"
     )
@@ -173,19 +173,39 @@ def test_weights_of_one_tower_fit_two_where_no_kernel_sees_its_own_alone(
 ) -> None:
     """Converted weights, at step 0; a run of one tower cannot be restored on a mesh of two."""
     write_run(tmp_path / "W", networks.small_config("model.towers=1"), step=0)
-    config = networks.small_config(f"init_from={tmp_path / 'W'}")
+    together = ("conv2.communicates=True", "conv4.communicates=True", "conv5.communicates=True")
+    fields = [f"model.{field}" for field in together]
+    config = networks.small_config(f"init_from={tmp_path / 'W'}", *fields)
     taken = first_weights.take(config, tmp_path / "new")
-    assert list(taken["params"]) == ["conv1", "conv3", "fc6", "fc7"]
+    assert tuple(taken["params"]) == LAYERS[:-1]
     printed = capsys.readouterr().out
-    assert "conv2: new, (5, 5, 4, 16) here, (5, 5, 8, 16) there" in printed
-    assert "has --config.model.towers=1, this one has not" in printed
+    assert printed.endswith(" --config.model.towers=1, this one has not\n")
+
+
+def test_nothing_is_taken_onto_a_layer_that_is_not_there(
+    source: tuple[Path, Tree], tmp_path: Path, capsys
+) -> None:
+    """As in 2012, when conv6 was put upon conv5: fc6 and fc7 would fit, but saw other maps."""
+    path, _ = source
+    more = networks.small_network(conv6=Conv(16, 3, 1, (1, 1), communicates=True))
+    config = networks.small_config(f"init_from={path}", "optim.rates.conv1=0.1", network=more)
+    taken = first_weights.take(config, tmp_path / "new")
+    assert tuple(taken["params"]) == LAYERS[:5]
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "conv1: taken, at 0.1 times the rate",
+        *(f"{name}: taken" for name in LAYERS[1:5]),
+        "conv6: new (no such layer there)",
+        "fc6: new (it follows conv6, which is new)",
+        "fc7: new (it follows conv6, which is new)",
+        "fc8: new (the last layer)",
+    ]
 
 
 def test_the_fine_tuned_network_of_2012_takes_all_but_fc8_of_the_pretrained_one() -> None:
     """Six convolutions in both; 21,843 classes there, 1,000 here."""
     there, here = (
         AlexNet(settings.network(settings.load(name))).shapes()["params"]
-        for name in ("pretrain", "finetune")
+        for name in ("pretrain", "finetune_2012")
     )
     assert [name for name in here if not first_weights._misfit(name, here[name], there[name])] == [
         *LAYERS[:5], "conv6", "fc6", "fc7",
@@ -220,10 +240,12 @@ def test_a_directory_that_is_no_run(tmp_path: Path) -> None:
 
 
 def test_fine_tuning_without_a_word_of_what(tmp_path: Path, monkeypatch) -> None:
-    """`finetune` has no other network to start from than the one that is named."""
+    """There is no other network to start from than the one that is named."""
     monkeypatch.chdir(tmp_path)
-    error = refused(settings.load("finetune"), tmp_path / "new")
+    error = refused(settings.load("finetune_2012"), tmp_path / "new")
     assert str(error).startswith("--config.init_from=PRETRAINED: there is no run")
+    error = refused(settings.load("finetune"), tmp_path / "new")
+    assert str(error).startswith("--config.init_from is missing: whose weights to start from")
 
 
 def test_a_run_without_a_checkpoint(tmp_path: Path) -> None:
@@ -248,6 +270,36 @@ def test_a_run_of_which_nothing_fits(source: tuple[Path, Tree], tmp_path: Path) 
     )
     config = networks.small_config(f"init_from={path}", network=other)
     assert "no layer of its network but fc8 fits this one" in str(refused(config, tmp_path / "w"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (["conv5.kernel=1", "conv5.padding=(0,0)"], "fc6, fc7 would be taken onto conv5, drawn"),
+        (["conv2.width=32", "conv3.width=32"],
+         "conv5, fc6, fc7 would be taken onto conv2, conv3, conv4, drawn"),
+    ],
+)  # fmt: skip
+def test_layers_upon_one_that_does_not_fit(
+    source: tuple[Path, Tree], tmp_path: Path, fields: list[str], words: str
+) -> None:
+    """They would fit, and have learned from what is not there any more."""
+    fields = [f"model.{field}" for field in fields]
+    error = refused(networks.small_config(f"init_from={source[0]}", *fields), tmp_path / "w")
+    assert f"--config.init_from={source[0]}: {words}" in str(error)
+    assert str(error).endswith("take all of its network, by --config=finetune")
+
+
+@pytest.mark.parametrize("layer", ["conv6", "fc8"])
+def test_a_layer_that_is_drawn_and_frozen(
+    source: tuple[Path, Tree], tmp_path: Path, layer: str
+) -> None:
+    """A slip: nothing would ever come of it."""
+    more = networks.small_network(conv6=Conv(16, 3, 1, (1, 1), communicates=True))
+    fields = (f"init_from={source[0]}", f"optim.rates.{layer}=0")
+    error = refused(networks.small_config(*fields, network=more), tmp_path / "w")
+    assert f"{layer} is new (" in str(error)
+    assert f"give --config.optim.rates.{layer} a number above 0" in str(error)
 
 
 def test_converted_weights_are_no_run_to_go_on_with(tmp_path: Path) -> None:
@@ -290,7 +342,7 @@ def test_a_real_run_starts_from_the_weights_of_another(
     by tensorstore alone."""
     still = ("--config.epochs=0.25", "--config.optim.learning_rate=1e-30")
     printed = tiny.train(tmp_path, *still, f"--config.init_from={first}", "--config.seed=3")
-    assert f"\nconv1: from {first}\n" in printed
+    assert "\nconv1: taken\n" in printed
     theirs = fixtures.arrays(first / "checkpoints/8")
     ours = fixtures.arrays(tmp_path / "checkpoints/2")
     for name in LAYERS:

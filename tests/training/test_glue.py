@@ -290,7 +290,8 @@ def compare(
             )
             loss, gradients = witness(params, images, batch["label"], run.masks(number))
             scaled = Rates(*(factor * rate for rate in rates(preset, number)))
-            after, velocity = expected.update(params, velocity, gradients, scaled)
+            paces = run.config.optim.rates
+            after, velocity = expected.update(params, velocity, gradients, scaled, paces)
             updates.append(each(np.subtract, after, params))
 
             before = jax.device_get(state.params)
@@ -320,6 +321,14 @@ def test_steps(preset: str, at: int) -> None:
     lighting, and where conv1 slows down and freezes."""
     first, *_ = compare(program(preset), some((0, at, at + 1), preset))
     assert smallest(first) > 1e-6
+
+
+@pytest.mark.parametrize("conv1", [0, 0.1])
+def test_steps_of_layers_at_a_pace_of_their_own(conv1: float) -> None:
+    """Frozen or slow below, fast above: from the configuration to the weights, biases and all."""
+    paces = ("source", f"optim.rates.conv1={conv1}", "optim.rates.fc8=10")
+    first, *_ = compare(program(*paces), some((0, 26, 27), "source"))
+    assert (np.abs(first["conv1"]["kernel"]).max() > 0) == (conv1 > 0)
 
 
 def test_lighting_on_the_device_reaches_the_network() -> None:

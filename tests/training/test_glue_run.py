@@ -173,21 +173,26 @@ def test_the_type_of_the_activations(tmp_path: Path, dtype: str) -> None:
     assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
 
 
-def test_a_layer_decays_by_its_own_in_a_run(tmp_path: Path) -> None:
-    """After one step the same weights of fc8 differ by the decay that one of two runs has not."""
+def test_a_layer_decays_and_learns_by_its_own_in_a_run(tmp_path: Path) -> None:
+    """After one step the same weights of fc8 differ by the decay that one of two runs has not, and
+    those of fc6, whose biases move, are what they were; which layers are frozen the model knows."""
     data_fixtures.write_folder(tmp_path / "images", {"train": 2, "val": 1, "test": 1}, CLASSES)
     kernels = []
     for decay in (0.0, 1000.0):
-        fields = ("epochs=1", "optim.drops=()", f"model.fc8_decay={decay}")
+        fields = ("epochs=1", "optim.drops=()", f"model.fc8_decay={decay}", "model.fc6.rate=0")
         config = configuration(tmp_path, "reconciled", *fields)
         train(config, tmp_path / f"run{decay:g}")
         arrays = run_fixtures.arrays(tmp_path / f"run{decay:g}/checkpoints/1")
         kernels.append(arrays["model/params.fc8.kernel"].astype(np.float64))
     model = build(config).model
     optimizer = update_rule(config.optim, 1)
-    first = np.asarray(initial_state(model, optimizer, config.seed).params["fc8"]["kernel"])
-    shrunk = 0.01 * 0.0005 * 1000 * first.astype(np.float64)
+    first = jax.device_get(initial_state(model, optimizer, config.seed).params)
+    shrunk = 0.01 * 0.0005 * 1000 * first["fc8"]["kernel"].astype(np.float64)
     assert fixtures.difference(kernels[0] - kernels[1], shrunk) < 1e-3
+    np.testing.assert_array_equal(arrays["model/params.fc6.kernel"], first["fc6"]["kernel"])
+    assert np.any(arrays["model/params.fc6.bias"] != first["fc6"]["bias"])
+    config.optim.rates.conv1 = 0.0
+    assert build(config).model.frozen == ("conv1",)
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The update rule of section 5 and its rates, against the rule written out in NumPy."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from alexnet_jax.configs import base
+from alexnet_jax.run.momentum import momentum_of
 from alexnet_jax.training import update_rule
 
 LAYERS = ("conv1", "conv2", "fc8")
@@ -41,18 +44,49 @@ def run(config: ConfigDict, steps: int, factors: list[float] | None = None) -> l
         for step in range(steps):
             factor = jnp.asarray(factors[step] if factors else 1.0)
             gradients = jax.tree.map(jnp.asarray, random_tree(step + 1))
+            gradients = update_rule.trained(config, gradients)
             updates, state = update(gradients, state, params, plateau_factor=factor)
-            params = jax.tree.map(jnp.add, params, updates)
+            moved = jax.tree.map(jnp.add, update_rule.trained(config, params), updates)
+            params = params | moved
             seen.append(jax.device_get(params))
     return seen
 
 
+UNITS = 58.0  # what conv1's kernels were divided by
+
+
+@pytest.mark.parametrize("trust", [0.0, 0.02])
+def test_kernels_in_other_units_learn_as_they_did(trust: float) -> None:
+    """Divided by 58, their gradients are 58 times as large; with LARS, whose steps are in their own
+    units, too. The biases are as ever."""
+    config = optim_config(trust=trust or 1.0, rule="lars" if trust else "sgd")
+
+    def in_units(tree: Any, factor: float) -> Any:
+        return tree | {"conv1": tree["conv1"] | {"kernel": factor * tree["conv1"]["kernel"]}}
+
+    with jax.enable_x64(True):
+        of_conv1 = {"conv1": UNITS**2}, {"conv1": UNITS**-2}
+        rule = update_rule.update_rule(config, 1000, *of_conv1)
+        params = in_units(random_tree(0), 1 / UNITS)
+        state = rule.init(params)
+        for step in range(4):
+            gradients = in_units(random_tree(step + 1), UNITS)
+            updates, state = rule.update(gradients, state, params)
+            params = jax.tree.map(np.add, params, updates)
+    *_, expected = by_hand([{"conv1": 0.01, "weights": 0.01, "biases": 0.02}] * 4, trust=trust)
+    assert fixtures.difference(in_units(params, UNITS), expected) < 1e-8
+
+
 def by_hand(
-    rates: list[dict[str, float]], decay_biases: bool = False, trust: float = 0.0
+    rates: list[dict[str, float]],
+    decay_biases: bool = False,
+    trust: float = 0.0,
+    paces: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Any]:
     """v <- 0.9 v - 0.0005 rate w - rate g; w <- w + v. Rates of conv1, weights and biases.
 
-    With LARS's trust, the rate of a kernel is multiplied by trust |w| / |g + 0.0005 w|.
+    With LARS's trust, the rate of a kernel is multiplied by trust |w| / |g + 0.0005 w|; those of a
+    layer by its pace.
     """
     params, seen = random_tree(0), [random_tree(0)]
     velocity = jax.tree.map(np.zeros_like, params)
@@ -63,6 +97,7 @@ def by_hand(
                 weight = kind == "kernel"
                 which = ("conv1" if name == "conv1" else "weights") if weight else "biases"
                 eps, decay = rate[which], 0.0005 if weight or decay_biases else 0.0
+                eps *= paces.get(name, 1.0)
                 w, v, g = params[name][kind], velocity[name][kind], gradients[name][kind]
                 if trust and weight:
                     eps = eps * trust * np.linalg.norm(w) / np.linalg.norm(g + decay * w)
@@ -102,6 +137,27 @@ def test_lars() -> None:
     rates = [{"conv1": 2.0, "weights": 2.0, "biases": 0.02}] * 10
     found = run(config.copy_and_resolve_references(), 100)[:11]
     assert fixtures.difference(found, by_hand(rates, trust=0.02)) < 1e-8
+
+
+@pytest.mark.parametrize("trust", [0.0, 0.02])
+def test_layers_at_a_pace_of_their_own(trust: float) -> None:
+    """Slower, faster and frozen: weights and biases, over a drop, with LARS too, whose decay is a
+    part of what is scaled. Of a frozen layer no gradient is wanted, and no momentum kept."""
+    paces = {"conv1": 0.1, "conv2": 0.0, "fc8": 10.0}
+    config = optim_config(drops=(0.5,), bias_drops=(0.5,), trust=trust or 1.0)
+    config.rule = "lars" if trust else "sgd"
+    config.rates.update(paces)
+    rates = [
+        {"conv1": 0.01 * by, "weights": 0.01 * by, "biases": 0.02 * by}
+        for by in [1.0] * 5 + [0.1] * 5
+    ]
+    expected = by_hand(rates, trust=trust, paces=paces)
+    assert fixtures.difference(run(config, 10), expected) < 1e-8
+    params = random_tree(0)
+    trained = update_rule.trained(config, params)
+    assert trained.keys() == {"conv1", "fc8"}
+    rule = update_rule.update_rule(config, 10)
+    assert momentum_of(rule.init(params), params).keys() == trained.keys()
 
 
 def test_source_freezes_conv1_at_once() -> None:
