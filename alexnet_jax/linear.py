@@ -34,7 +34,8 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         "--out", type=cli.path, help="The directory to make; must not be there, or be empty."
     )
     flags = parser.parse(argv)
-    cli.check_workdir(flags.workdir)
+    if not flags.workdir:
+        cli.refuse("--workdir is missing: the directory of a run, such as /tmp/alexnet", 2)
     return flags
 
 
