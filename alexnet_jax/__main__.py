@@ -17,7 +17,8 @@ COMMANDS = {
     "prepare": "make a dataset ready for training",
     "predict": "say what photos show",
     "features": "write what a layer says of many images",
-    "figures": "draw Figure 3 of the paper and learning curves",
+    "figures": "draw Figure 3 of the paper, learning curves, and why an answer",
+    "explore": "the same for any photo, in a browser",
     "convert": "take in weights that another program trained",
     "export": "write a network for other programs",
 }

@@ -187,6 +187,19 @@ def check_workdir(workdir: str | None) -> None:
         refuse("--workdir is missing: the directory of a run, such as /tmp/alexnet", 2)
 
 
+def workdirs(text: str | None) -> list[Path]:
+    """The directories of one run or of several, W1,W2,W3; ends the program if there is none, or one
+    twice."""
+    named = [path(workdir) for workdir in (text or "").split(",")]
+    if not all(named):
+        refuse("--workdir is missing: the directory of a run, or several: W1,W2,W3", 2)
+    places = [os.path.abspath(workdir) for workdir in named]
+    for place in places:
+        if places.count(place) > 1:
+            refuse(f"--workdir names {place} twice", 2)
+    return [Path(workdir) for workdir in named]
+
+
 def check_picture(flag: str, path: str) -> None:
     """Ends the program if a flag's value cannot become a picture."""
     if Path(path).suffix.lower() not in PICTURES:

@@ -3,5 +3,6 @@
 views            what is cut from an image          scores       errors, losses, intervals
 viewer           from weights to the probabilities of any views
 evaluator        one network's errors               ensemble     several networks as one
-trained_network  `alexnet_jax.load`                 answers, features, neighbours
+trained_network  `alexnet_jax.load`                 answers, features, neighbours, album
+why              what an answer depends on
 """

@@ -1,1 +1,2 @@
-"""What is drawn: Figures 3 and 4 of the paper, learning curves, and the table of the network."""
+"""What is drawn: Figures 3 and 4 of the paper, learning curves, the table of the network, and why
+a network answers as it does."""

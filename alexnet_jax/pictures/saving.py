@@ -4,13 +4,22 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from alexnet_jax import __version__
 from alexnet_jax.files import whole
 
 MADE_BY = f"alexnet_jax {__version__}"  # in every picture: only such a one may be replaced
+
+# Fonts of the usual systems that have the letters which matplotlib's own lacks.
+FALLBACKS = (
+    "Noto Sans CJK KR", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans KR", "NanumGothic",
+    "UnDotum", "Malgun Gothic", "Apple SD Gothic Neo", "WenQuanYi Zen Hei", "Droid Sans Fallback",
+    "Microsoft YaHei", "Hiragino Sans", "Arial Unicode MS",
+)  # fmt: skip
 
 
 def save(figure: Figure, path: str | Path, *, tight: bool = True) -> Path:
@@ -24,6 +33,7 @@ def save(figure: Figure, path: str | Path, *, tight: bool = True) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
+    _find_letters(figure)
     form = path.suffix.lower().removeprefix(".")
     mark: dict[str, Any] = {"metadata": {"Creator": MADE_BY}}  # of a PDF or an SVG
     if form == "png":
@@ -34,3 +44,12 @@ def save(figure: Figure, path: str | Path, *, tight: bool = True) -> Path:
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it is drawn as a box
         figure.savefig(file, format=form, **mark, bbox_inches="tight" if tight else None)
     return path
+
+
+def _find_letters(figure: Figure) -> None:
+    """Lets names such as 왕의 깃발 have the letters of any font that is installed."""
+    foreign = [text for text in figure.findobj(Text) if not text.get_text().isascii()]
+    if foreign:
+        there = set(font_manager.get_font_names())
+        for text in foreign:
+            text.set_fontfamily([*text.get_fontfamily(), *(f for f in FALLBACKS if f in there)])

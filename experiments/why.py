@@ -1,0 +1,201 @@
+"""Do the maps that explain an answer find the object? Where it lies is known in the embedded set.
+
+    python -m experiments.why [--images=400]
+
+Trains the embedded run, and explains its answers for the first test images, and for as many of
+the hard look, whose objects are smaller: those that it answers rightly. It plays the pointing game
+(Zhang and others 2016, arXiv:1608.00507): does the most telling place of a map lie in the object's
+box? What that is worth is told by three others: a place drawn blindly, the same place in the boxes
+of all other images, and the middle of the view. A network with drawn weights, all of whose answers
+are explained, is a control: a map that finds the object without what was learned finds edges
+(Adebayo and others 2018, arXiv:1810.03292). Writes why.json, why.md and why.png, an explanation.
+The run stays in the folder of the results: started again with the same `--out`, the command
+resumes.
+"""
+
+import argparse
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tqdm
+
+import alexnet_jax
+from alexnet_jax.data.sources import dead_leaves
+from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation.scores import interval
+from alexnet_jax.evaluation.trained_network import TrainedNetwork
+from alexnet_jax.evaluation.why import Explanation, explain
+from alexnet_jax.pictures import why as drawing
+from experiments.shared import machine, runs
+from experiments.shared.command import Flags, Results, add_fields, fields, number, start
+from experiments.shared.tables import table
+
+SPLIT = "test"
+MAPS = ("occlusion", "saliency")
+HEAD = ("network", "objects", "images", "map", "finds it", "blindly", "others' boxes", "the middle")
+
+
+class Game(NamedTuple):
+    """How often a map's most telling place lies in the object's box.
+
+    Attributes:
+        images: that were looked at.
+        found: the share of those where it does.
+        low, high: the 95% interval of that (Wilson).
+        blindly: the mean share of the places that the map could have told of, in the box.
+        others: how often the places lie in the box of another image, over all pairs of images.
+        middle: how often the middle of the view lies in the box.
+    """
+
+    images: int
+    found: float
+    low: float
+    high: float
+    blindly: float
+    others: float
+    middle: float
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Trains, explains and counts."""
+    flags = Flags("why", __doc__)
+    flags.add_argument("--config", default="embedded", help="Name or file of the configuration.")
+    flags.add_argument("--images", type=number(2), default=400, help="Of each look.")
+    add_fields(flags)
+    arguments = flags.parse(argv)
+    results = Results("why", arguments)
+    training = runs.training(results.folder / "W", arguments.config, fields(arguments))
+    runs.call(*training)
+    trained = alexnet_jax.load(results.folder / "W")
+    rows = play(trained, arguments, results)
+    lines = [runs.line(*training).replace(f"{results.folder}/", "")]
+    found = results.made_by() | {"commands": lines, "split": SPLIT, "games": rows}
+    results.write("why.json", found)
+    results.write_page("why.md", page(found))
+    results.finish()
+
+
+def play(
+    trained: TrainedNetwork, arguments: argparse.Namespace, results: Results
+) -> list[dict[str, Any]]:
+    """Plays with both networks and both looks, and draws one explanation."""
+    rows = []
+    for name, network in {"trained": trained, "drawn weights": untrained(trained)}.items():
+        for look in dead_leaves.LOOKS:
+            found, boxes = [], []
+            for index in tqdm.trange(arguments.images, desc=f"{name}, {look}"):
+                picture = network.pictures(dead_leaves.encode(SPLIT, index, look))
+                one = explain(network, picture)
+                if network is trained and one.label != dead_leaves.label_of(index):
+                    continue
+                if not found and network is trained and look == "easy":
+                    path = results.path("why.png")
+                    drawing.draw(one, network.classes, f"test image {index}", path)
+                found.append(one)
+                boxes.append(box_in_view(network, dead_leaves.drawing(SPLIT, index, look)))
+            if len(found) < 2:
+                raise UserError(f"{name} answers no image of the {look} look rightly: train longer")
+            every = np.array(boxes)
+            for which in MAPS:
+                row = {"network": name, "look": look, "map": which}
+                rows.append(row | game(found, every, which)._asdict())
+    return rows
+
+
+def untrained(network: TrainedNetwork) -> TrainedNetwork:
+    """The same network with the weights that a run would start from, of another seed."""
+    model = network.viewer.model
+    size = model.network.input_size
+    drawn = jax.jit(model.init)(jax.random.key(1), np.zeros((1, size, size, 3), np.float32))
+    other = copy.copy(network)
+    other.variables = {**network.variables, "params": drawn["params"]}
+    return other
+
+
+def box_in_view(network: TrainedNetwork, drawn: dead_leaves.Drawing) -> np.ndarray:
+    """The object's box [[left, top], [right, bottom]] in what the network sees, pixels from its top
+    left corner; what lies beyond its borders is cut off."""
+    height, width = drawn.picture.shape[:2]
+    side = min(height, width)
+    corner = np.array([(width - side) // 2, (height - side) // 2])
+    in_square = (drawn.box - corner) * (network.size / side)
+    return np.clip(in_square - network.viewer.views[0].top, 0, network.viewer.crop)
+
+
+def place_of(found: Explanation, which: str) -> tuple[float, float]:
+    """The most telling place of a map: pixels from the left and from the top."""
+    if which == "occlusion":
+        down, across = found.occlusion.place
+        return across, down
+    row, column = np.unravel_index(found.saliency.argmax(), found.saliency.shape)
+    return float(column) + 0.5, float(row) + 0.5
+
+
+def possible(found: Explanation, which: str) -> np.ndarray:
+    """All distances from the left, or from the top, of the places that a map could tell of."""
+    if which == "occlusion":
+        return found.occlusion.starts + found.occlusion.side / 2
+    return np.arange(len(found.saliency)) + 0.5
+
+
+def game(found: Sequence[Explanation], boxes: np.ndarray, which: str) -> Game:
+    """Counts for one of the maps.
+
+    Args:
+        found: of some images.
+        boxes: of their objects, (N, 2, 2), see `box_in_view`.
+        which: of `MAPS`.
+    """
+    places = np.array([place_of(one, which) for one in found])
+    within = inside(places[:, None], boxes[None])  # (places, boxes)
+    count = len(found)
+    hits = float(np.diag(within).mean())
+    others = float((within.sum() - np.diag(within).sum()) / (count * (count - 1)))
+    grid = possible(found[0], which)
+    every = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 1, 2)
+    middle = np.array([len(found[0].seen) / 2] * 2)
+    return Game(
+        count,
+        hits,
+        *interval(hits, count),
+        float(inside(every, boxes[None]).mean()),
+        others,
+        float(inside(middle, boxes).mean()),
+    )
+
+
+def inside(places: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Whether places (..., 2) lie in boxes (..., 2, 2)."""
+    return ((places >= boxes[..., 0, :]) & (places < boxes[..., 1, :])).all(axis=-1)
+
+
+def page(found: dict[str, Any]) -> str:
+    """The result, to be read."""
+    rows = [
+        (
+            row["network"],
+            row["look"],
+            f"{row['images']:,}",
+            row["map"],
+            f"{row['found']:.1%} ({100 * row['low']:.1f}-{100 * row['high']:.1f})",
+            *(f"{row[name]:.1%}" for name in ("blindly", "others", "middle")),
+        )
+        for row in found["games"]
+    ]
+    return "\n\n".join([
+        "# Do the maps find the object?",
+        machine.made_by(found, ("jax",)),
+        "How often the most telling place of a map lies in the box of the object, with its 95% "
+        "interval; the mean share of the box in all places that the map could have told of; how "
+        "often the same places lie in the boxes of other images; and how often the middle of the "
+        "view lies in the box. Of the trained network the images that it answers rightly.",
+        table(HEAD, rows, names=2),
+        "![An explanation](why.png)\n",
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    start(main)

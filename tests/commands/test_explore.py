@@ -1,0 +1,221 @@
+"""The page of `alexnet_jax.explore`, in a real browser where there is one."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import asked_fixtures
+import data_fixtures
+import numpy as np
+import pytest
+import trained_fixtures
+from asked_fixtures import CLASSES, network, squares
+from PIL import Image
+
+from alexnet_jax import explore
+from alexnet_jax.data.dataset import ensure_cache, is_at_hand
+from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation.album import album
+from alexnet_jax.evaluation.trained_network import TrainedNetwork
+from alexnet_jax.pictures import browser
+
+NAMES = ("왕의 깃발", "b & c", *CLASSES[2:])
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with random weights whose dataset is prepared: a folder of twelve classes."""
+    root = tmp_path_factory.mktemp("explore")
+    data_fixtures.write_folder(root / "images", {"train": 1, "test": 3}, NAMES)
+    source = f"folder:{root}/images"
+    cache = ensure_cache(source, trained_fixtures.SIZE, str(root / "data"))
+    fields = (f"data.source={source}", f"data.dir={root}/data", "data.test=test")
+    names = list(cache.class_names)
+    trained_fixtures.save_network(root / "run", None, 0, *fields, classes=names)
+    return root / "run"
+
+
+def with_dataset(run: Path) -> TrainedNetwork:
+    """That network."""
+    import alexnet_jax
+
+    return alexnet_jax.load(run)
+
+
+# --- the dataset ----------------------------------------------------------------------------------
+
+
+def test_the_nearest_are_those_of_float64(run: Path) -> None:
+    """By fc7, over all images of the split; an image of the split is nearest to itself."""
+    asked = with_dataset(run)
+    found = album(asked)
+    assert found is not None and found.layer == "fc7" and len(found.numbers) == 36
+    pictures = np.stack([found.picture(number) for number in range(36)])
+    features = np.float64(asked.features(pictures))
+    nearest = found.nearest(pictures[17])
+    distances = np.sqrt(((features - features[17]) ** 2).sum(-1))
+    order = np.argsort(distances, kind="stable")[:6]
+    np.testing.assert_allclose([one.distance for one in nearest], distances[order], atol=1e-3)
+    np.testing.assert_array_equal(nearest[0].picture, pictures[17])
+    assert nearest[0].name == sorted(NAMES)[17 // 3]
+    assert len(set(found.some(12))) == 12 and found.some(100) == list(range(36))
+
+
+def test_a_dataset_that_is_not_at_hand(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is said, nothing is prepared, and the page does without."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert album(network()) is None
+    explorer = browser.Explorer({"a": network(), "b": with_dataset(run)})
+    assert "no neighbours for a: its dataset is not at hand" in capsys.readouterr().out
+    assert explorer.picks("a") == [] and len(explorer.picks("b")) == 12
+    assert not list(tmp_path.iterdir())
+    assert not is_at_hand("embedded", 128, str(tmp_path))
+    assert not is_at_hand("embedded", 128, str(tmp_path), path="none")
+    data = with_dataset(run).config.data
+    assert is_at_hand(data.source, data.size, data.dir)
+    assert not is_at_hand(data.source, data.size + 1, data.dir)
+
+
+# --- what is asked --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def explorer(run: Path) -> browser.Explorer:
+    """Two networks, of which the second has its dataset."""
+    return browser.Explorer({"first": network(), "second": with_dataset(run)})
+
+
+def test_photos_and_images_of_the_dataset(explorer: browser.Explorer, tmp_path: Path) -> None:
+    """Each with the answer of the network that is asked."""
+    photo = tmp_path / "photo.png"
+    Image.fromarray(squares(1)[0]).save(photo)
+    for name, named in (("first", CLASSES), ("second", sorted(NAMES))):
+        html = explorer.look(str(photo), name)
+        asked = explorer.networks[name]
+        answer = named[int(asked.predict(photo)[0].argmax())]
+        first = html[html.index('class="bar asked"') :]
+        assert f'title="{answer.replace("&", "&amp;")}"' in first[:200]
+    assert "Nearest" in html and "36 images of the split test, by fc7" in html
+    assert "Nearest" in explorer.look(explorer.picks("second")[0], "second")
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0 cut short"])
+def test_a_bad_photo_is_one_line(
+    content: bytes, explorer: browser.Explorer, tmp_path: Path
+) -> None:
+    """With its name, not with where it was put."""
+    photo = tmp_path / "<my> photo.jpg"
+    photo.write_bytes(content)
+    html = explorer.look(str(photo), "first")
+    assert html.startswith('<div class="alexnet"><p class="error">&lt;my&gt; photo.jpg: ')
+    assert str(tmp_path) not in html and "\n" not in html
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_a_port_in_use_is_said(explorer: browser.Explorer) -> None:
+    """Before anything is served, with a way out."""
+    pytest.importorskip("gradio")
+    with socket.create_server((browser.HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        said = f"--port={port}: Address already in use; give another, such as --port={port + 1}"
+        with pytest.raises(UserError, match=said), browser.served(explorer, port):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--workdir is missing"),
+        (["--workdir=W,W"], "twice"),
+        (["--workdir=W", "--port=x"], "'x': expected a whole number from 0 on"),
+        (["--workdir=W", "--share"], "unknown flag --share"),
+    ],
+)
+def test_a_wrong_command(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line and exit code 2."""
+    with pytest.raises(SystemExit) as ended:
+        explore.parse_flags(arguments)
+    assert ended.value.code == 2 and words in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def serving(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """The command as a process: its address, and where its temporary files lie."""
+    pytest.importorskip("gradio")
+    other = asked_fixtures.write_run(tmp_path_factory.mktemp("other") / "small")
+    temporary = tmp_path_factory.mktemp("temporary")
+    line = [sys.executable, "-m", "alexnet_jax.explore", f"--workdir={run},{other}", "--port=0"]
+    environment = os.environ | {"TMPDIR": str(temporary), "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        said = ""
+        for said in process.stdout:
+            if said.startswith("http://127.0.0.1:"):
+                break
+        yield {"process": process, "address": said.split()[0], "temporary": temporary}
+        process.kill()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+@pytest.mark.skipif(
+    importlib.util.find_spec("playwright") is None, reason="no playwright: pip install playwright"
+)
+def test_in_a_browser(serving: dict[str, Any], tmp_path: Path) -> None:
+    """Drop a photo, pick another, drop what is none, switch the network, on a desktop and on a
+    telephone; the browser asks for nothing from elsewhere."""
+    from playwright.sync_api import expect, sync_playwright
+
+    address = serving["address"]
+    photo, bad = tmp_path / "photo.png", tmp_path / "bad.png"
+    Image.fromarray(data_fixtures.photo(5, 300, 400)).save(photo)
+    bad.write_text("no image")
+    asked, said = [], []
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM)
+        for width in (1280, 390):
+            view = chromium.new_page(viewport={"width": width, "height": 900})
+            view.on("request", lambda request: asked.append(request.url))
+            view.on("console", lambda message: said.append(message.text))
+            view.goto(address)
+            view.set_input_files("input[type=file]", photo)
+            answer = view.locator("#answer")
+            expect(answer.locator(".bar.asked").first).to_be_visible(timeout=60_000)
+            expect(answer.locator("figure")).to_have_count(3 + 6)
+            expect(answer.get_by_text("conv5")).to_be_visible()
+            if width == 1280:
+                view.locator(".gallery-item, .thumbnail-item").nth(3).click()
+                expect(answer.get_by_text("0", exact=False).first).to_be_visible()
+            wide = view.evaluate("document.documentElement.scrollWidth")
+            assert wide <= width, "it has to be scrolled sideways"
+            view.screenshot(path=tmp_path / f"{width}.png", full_page=True)
+            view.close()
+        chromium.close()
+    elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+    assert asked and elsewhere == []
+    assert not [text for text in said if "Content Security Policy" in text]
+
+
+def test_ctrl_c_ends_it_and_leaves_nothing(serving: dict[str, Any]) -> None:
+    """In one sentence and with the exit code of the others."""
+    process = serving["process"]
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 128 + signal.SIGINT
+    assert out.splitlines()[-1].startswith("stopped by SIGINT: the page is gone") and err == ""
+    assert not [path for path in serving["temporary"].iterdir() if "alexnet_jax" in path.name]
