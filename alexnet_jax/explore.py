@@ -18,13 +18,18 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.Parser("explore", __doc__)
     parser.add_argument("--workdir", help="Directory of a run, or of several: W1,W2,W3.")
     parser.add_argument(
-        "--port", type=cli.at_least(0), default=7860, help="Of the page; 7860 by default."
+        "--port",
+        type=cli.at_least(0),
+        default=7860,
+        help="Of the page; 7860 by default, 0 for any.",
     )
     parser.add_argument(
         "--best", action="store_true", help="The best checkpoint by validation error, not the last."
     )
     flags = parser.parse(argv)
     flags.workdir = cli.workdirs(flags.workdir)
+    if flags.port > 65535:
+        cli.refuse(f"--port={flags.port}: ports go up to 65535; 0 is any that is free", 2)
     return flags
 
 

@@ -52,8 +52,9 @@ class Album:
 
     def some(self, count: int) -> list[int]:
         """The numbers of a few images from all over the split."""
-        places = np.linspace(0, len(self.numbers) - 1, min(count, len(self.numbers)) + 2)[1:-1]
-        return [int(self.numbers[place]) for place in places.round().astype(int)]
+        total = len(self.numbers)
+        count = min(count, total)
+        return [int(self.numbers[(2 * one + 1) * total // (2 * count)]) for one in range(count)]
 
     def nearest(self, image: Any) -> list[Neighbour]:
         """The nearest to an image, nearest first; all are looked at when it is first asked.

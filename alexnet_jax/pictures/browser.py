@@ -1,7 +1,8 @@
 """The page of `alexnet_jax.explore`: Gradio on this machine alone, with nothing from elsewhere.
 
-Gradio is asked for no analytics and no fonts, and the browser is told to refuse whatever does not
-come from here. What is dropped onto the page lies in a folder that goes with the program.
+Gradio is asked for no analytics and no fonts, the browser is told to refuse whatever does not come
+from here, and who calls this machine by another name, as a page of elsewhere could, gets no answer.
+What is dropped onto the page lies in a folder that goes with the program.
 """
 
 import contextlib
@@ -109,10 +110,11 @@ def blocks(explorer: Explorer) -> Any:
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 which = gr.Dropdown(names, value=names[0], label="network", visible=len(names) > 1)
-                file = gr.File(label="drop a photo, or click", height=130)
+                file = gr.File(label="a photo", height=160)
                 gallery = gr.Gallery(
                     explorer.pictures(names[0]),
-                    label="or pick one of the dataset",
+                    label="or one of the dataset",
+                    elem_id="picks",
                     visible=bool(explorer.picks(names[0])),
                     columns=4,
                     height="auto",
@@ -142,8 +144,9 @@ def served(explorer: Explorer, port: int) -> Iterator[str]:
     try:
         listening = socket.create_server((HOST, port))
     except OSError as error:
+        reason = os.strerror(error.errno or 0)
         raise UserError(
-            f"--port={port}: {error.strerror}; give another, such as --port={port + 1}"
+            f"--port={port}: {reason}; give another, or --port=0 for any that is free"
         ) from error
     with listening, tempfile.TemporaryDirectory(prefix="alexnet_jax-") as folder:
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
@@ -164,8 +167,10 @@ def _server(explorer: Explorer) -> Any:
     import fastapi
     import gradio as gr
     import uvicorn
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     app = fastapi.FastAPI(openapi_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
 
     @app.middleware("http")
     async def only_from_here(request: fastapi.Request, call_next: Any) -> Any:
@@ -178,4 +183,4 @@ def _server(explorer: Explorer) -> Any:
     gr.mount_gradio_app(
         app, blocks(explorer), "/", theme=theme, css=page.STYLE, ssr_mode=False, footer_links=[]
     )
-    return uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    return uvicorn.Server(uvicorn.Config(app, log_level="critical"))  # it complains of Ctrl-C

@@ -37,6 +37,8 @@ STYLE = f"""
 .alexnet .maps img {{ width: 58px; height: 58px; image-rendering: pixelated; }}
 .alexnet .maps img.units {{ flex: 1; max-width: 492px; min-width: 0; height: 32px; }}
 .alexnet .near > * {{ flex: 0 1 112px; }}
+#picks .grid-container {{ grid-template-columns: repeat(4, minmax(0, 1fr)); }}
+#picks .grid-wrap {{ min-height: 0; max-height: none; overflow: visible; }}
 .alexnet .error {{ padding: .6em .8em; border-left: 4px solid #b03028; background: #b0302818; }}
 """
 

@@ -22,8 +22,9 @@ TITLE, CAPTION = 22, 40  # above and below a panel
 BESIDE, BETWEEN = 62, 4  # the name of a layer; the space between maps
 MAP = (WIDTH - 3 * GAP - BESIDE) // (2 * STRONGEST) - BETWEEN
 UNITS, ROWS = 32, 8  # the height of a strip of units, and in how many rows it has them
+BEHIND = {"facecolor": "black", "pad": 0.6, "lw": 0, "alpha": 0.6}  # the number of a map
 LINE = 13  # of the caption
-LETTERS = 152  # in such a line
+LETTERS = 164  # in such a line
 
 
 class Strongest(NamedTuple):
@@ -59,13 +60,17 @@ def strongest(values: np.ndarray, tower: int, count: int) -> Strongest:
 
 def occlusion(found: Explanation) -> np.ndarray:
     """The photo in grey, uint8 (C, C, 3), brighter and warmer where the grey square takes more of
-    the answer's probability away."""
+    the answer's probability away, with the outline of the one that takes most."""
     probability = found.occlusion.at_pixels()
     least, most = probability.min(), probability.max()
     taken = (most - probability) / max(most - least, 1e-12)
     warm = colormaps["inferno"](taken)[..., :3]
     grey = cv2.cvtColor(found.seen, cv2.COLOR_RGB2GRAY)[..., None] / 255
-    return (255 * (0.35 * grey + 0.65 * warm)).astype(np.uint8)
+    picture = (255 * (0.35 * grey + 0.65 * warm)).astype(np.uint8)
+    half = found.occlusion.side / 2
+    top, left = (int(middle - half) for middle in found.occlusion.place)
+    end = found.occlusion.side - 1
+    return cv2.rectangle(picture, (left, top), (left + end, top + end), (255, 255, 255), 1)
 
 
 def saliency(found: Explanation) -> np.ndarray:
@@ -185,7 +190,7 @@ def _activations(sheet: Sheet, found: Explanation, top: int) -> None:
                     axes.spines[:].set_visible(False)
                     axes.text(
                         0.03, 0.96, str(number), transform=axes.transAxes, va="top", fontsize=5,
-                        color="#ffd27f",
+                        color="#ffd27f", bbox=BEHIND,
                     )  # fmt: skip
             else:
                 axes = sheet.axes(left, top, width - BETWEEN, UNITS)

@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,17 @@ from alexnet_jax.evaluation.trained_network import TrainedNetwork
 from alexnet_jax.pictures import browser
 
 NAMES = ("왕의 깃발", "b & c", *CLASSES[2:])
+# Notes, in a process, whom it calls.
+WATCHING = """
+import sys
+
+def heard(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        with open({calls!r}, "a") as file:
+            print(event, *arguments[-1:] if event == "socket.connect" else arguments, file=file)
+
+sys.addaudithook(heard)
+"""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -129,7 +142,7 @@ def test_a_port_in_use_is_said(explorer: browser.Explorer) -> None:
     pytest.importorskip("gradio")
     with socket.create_server((browser.HOST, 0)) as taken:
         port = taken.getsockname()[1]
-        said = f"--port={port}: Address already in use; give another, such as --port={port + 1}"
+        said = f"--port={port}: Address already in use; give another, or --port=0"
         with pytest.raises(UserError, match=said), browser.served(explorer, port):
             pass
 
@@ -140,6 +153,7 @@ def test_a_port_in_use_is_said(explorer: browser.Explorer) -> None:
         ([], "--workdir is missing"),
         (["--workdir=W,W"], "twice"),
         (["--workdir=W", "--port=x"], "'x': expected a whole number from 0 on"),
+        (["--workdir=W", "--port=70000"], "--port=70000: ports go up to 65535"),
         (["--workdir=W", "--share"], "unknown flag --share"),
     ],
 )
@@ -157,9 +171,15 @@ def serving(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
     """The command as a process: its address, and where its temporary files lie."""
     pytest.importorskip("gradio")
     other = asked_fixtures.write_run(tmp_path_factory.mktemp("other") / "small")
-    temporary = tmp_path_factory.mktemp("temporary")
+    temporary, watching = tmp_path_factory.mktemp("temporary"), tmp_path_factory.mktemp("watching")
+    (watching / "sitecustomize.py").write_text(WATCHING.format(calls=str(watching / "calls.txt")))
     line = [sys.executable, "-m", "alexnet_jax.explore", f"--workdir={run},{other}", "--port=0"]
-    environment = os.environ | {"TMPDIR": str(temporary), "JAX_PLATFORMS": "cpu"}
+    paths = os.pathsep.join([str(watching), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {
+        "TMPDIR": str(temporary),
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": paths,
+    }
     with subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
@@ -168,7 +188,9 @@ def serving(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
         for said in process.stdout:
             if said.startswith("http://127.0.0.1:"):
                 break
-        yield {"process": process, "address": said.split()[0], "temporary": temporary}
+        address = said.split()[0]
+        calls = watching / "calls.txt"
+        yield {"process": process, "address": address, "temporary": temporary, "calls": calls}
         process.kill()
 
 
@@ -193,22 +215,50 @@ def test_in_a_browser(serving: dict[str, Any], tmp_path: Path) -> None:
             view.on("request", lambda request: asked.append(request.url))
             view.on("console", lambda message: said.append(message.text))
             view.goto(address)
-            view.set_input_files("input[type=file]", photo)
-            answer = view.locator("#answer")
-            expect(answer.locator(".bar.asked").first).to_be_visible(timeout=60_000)
+            answer, file = view.locator("#answer"), view.locator("input[type=file]")
+            expect(answer.get_by_text("Drop a photo, or pick one.")).to_be_visible(timeout=60_000)
+            file.set_input_files(photo)
+            expect(answer.get_by_role("heading", name="photo.png")).to_be_visible(timeout=60_000)
             expect(answer.locator("figure")).to_have_count(3 + 6)
             expect(answer.get_by_text("conv5")).to_be_visible()
-            if width == 1280:
-                view.locator(".gallery-item, .thumbnail-item").nth(3).click()
-                expect(answer.get_by_text("0", exact=False).first).to_be_visible()
+            assert {*answer.locator(".bar span").all_inner_texts()} <= {*NAMES}
             wide = view.evaluate("document.documentElement.scrollWidth")
             assert wide <= width, "it has to be scrolled sideways"
+            view.wait_for_timeout(500)  # it fades in
             view.screenshot(path=tmp_path / f"{width}.png", full_page=True)
+            view.locator("#picks .thumbnail-item").nth(3).click()
+            heading = answer.get_by_role("heading", name="image 10 of the split test")
+            expect(heading).to_be_visible(timeout=30_000)
+            file.set_input_files(bad)
+            refused = answer.locator(".error")
+            expect(refused).to_contain_text("bad.png: not an image", timeout=30_000)
+            file.set_input_files(photo)
+            expect(answer.get_by_role("heading", name="photo.png")).to_be_visible(timeout=30_000)
+            view.get_by_label("network").click()
+            view.get_by_role("option", name="small").click()
+            expect(answer.locator("figure")).to_have_count(3, timeout=60_000)
+            assert {*answer.locator(".bar span").all_inner_texts()} <= {*CLASSES}
+            expect(view.locator("#picks")).to_be_hidden()
             view.close()
         chromium.close()
     elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
     assert asked and elsewhere == []
     assert not [text for text in said if "Content Security Policy" in text]
+    assert not [text for text in said if "Error" in text], said
+
+
+def test_nothing_leaves_the_machine(serving: dict[str, Any]) -> None:
+    """The program itself calls nobody, and answers nobody who calls it by another name."""
+    address, calls = serving["address"], serving["calls"]
+    for host, status in (("127.0.0.1", 200), ("elsewhere.example", 400)):
+        request = urllib.request.Request(address, headers={"Host": host})
+        try:
+            found = urllib.request.urlopen(request).status
+        except urllib.error.HTTPError as error:
+            found = error.code
+        assert found == status, host
+    called = calls.read_text().splitlines() if calls.exists() else []
+    assert [line for line in called if "127.0.0.1" not in line and "localhost" not in line] == []
 
 
 def test_ctrl_c_ends_it_and_leaves_nothing(serving: dict[str, Any]) -> None:

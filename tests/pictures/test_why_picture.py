@@ -52,8 +52,10 @@ def made(classes: int = 12, towers: int = 2) -> why.Explanation:
 def test_the_brightest_is_where_most_is_lost_and_the_white_pixel_is_salient() -> None:
     """Place by place."""
     picture = drawing.occlusion(made()).astype(int).sum(-1)
-    middle = picture[24 + 8, 12 + 8]
-    assert middle == picture.max() > picture[4, 4] + 100
+    assert picture[24 + 8, 12 + 8] > picture[4, 4] + 100
+    outline = np.argwhere(picture == 3 * 255)  # of the square that takes most
+    assert outline.min(0).tolist() == [24, 12] and outline.max(0).tolist() == [39, 27]
+    assert len(outline) == 4 * 15
     white = drawing.saliency(made())
     assert (white[5, 30] == 255).all() and white.sum() == 3 * 255
     said = drawing.sentences(made(), CLASSES)
