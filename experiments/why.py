@@ -1,13 +1,14 @@
 """Do the maps that explain an answer find the object? Where it lies is known in the embedded set.
 
-    python -m experiments.why [--images=400]
+    python -m experiments.why [--images=200]
 
-Trains the embedded run, and explains its answers for the first test images, and for as many of
-the hard look, whose objects are smaller: those that it answers rightly. It plays the pointing game
-(Zhang and others 2016, arXiv:1608.00507): does the most telling place of a map lie in the object's
-box? What that is worth is told by three others: a place drawn blindly, the same place in the boxes
-of all other images, and the middle of the view. A network with drawn weights, all of whose answers
-are explained, is a control: a map that finds the object without what was learned finds edges
+Trains the embedded run for two epochs, and explains its answers for the first test images, and for
+as many of the hard look, whose objects are smaller: those that it answers rightly. It plays the
+pointing game (Zhang and others 2016, arXiv:1608.00507): does the most telling place of a map lie in
+the object's box? What that is worth is told by three others: a place drawn blindly, the same place
+in the boxes of all other images, and the middle of the view. A network with drawn weights, all of
+whose answers are explained, is a control: a map that finds the object without what was learned
+finds edges
 (Adebayo and others 2018, arXiv:1810.03292). Writes why.json, why.md and why.png, an explanation.
 The run stays in the folder of the results: started again with the same `--out`, the command
 resumes.
@@ -63,11 +64,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Trains, explains and counts."""
     flags = Flags("why", __doc__)
     flags.add_argument("--config", default="embedded", help="Name or file of the configuration.")
-    flags.add_argument("--images", type=number(2), default=400, help="Of each look.")
+    flags.add_argument("--epochs", type=number(0.0), default=2.0, help="Of the run.")
+    flags.add_argument("--images", type=number(2), default=200, help="Of each look.")
     add_fields(flags)
     arguments = flags.parse(argv)
     results = Results("why", arguments)
-    training = runs.training(results.folder / "W", arguments.config, fields(arguments))
+    assigned = [f"epochs={arguments.epochs:g}", *fields(arguments)]
+    training = runs.training(results.folder / "W", arguments.config, assigned)
     runs.call(*training)
     trained = alexnet_jax.load(results.folder / "W")
     rows = play(trained, arguments, results)

@@ -110,10 +110,10 @@ def blocks(explorer: Explorer) -> Any:
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 which = gr.Dropdown(names, value=names[0], label="network", visible=len(names) > 1)
-                file = gr.File(label="a photo", height=160)
+                file = gr.File(label="a photo, or one of the dataset", height=160)
                 gallery = gr.Gallery(
                     explorer.pictures(names[0]),
-                    label="or one of the dataset",
+                    show_label=False,
                     elem_id="picks",
                     visible=bool(explorer.picks(names[0])),
                     columns=4,
