@@ -1,5 +1,8 @@
 """Figures become files."""
 
+import contextlib
+import functools
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -50,6 +53,18 @@ def _find_letters(figure: Figure) -> None:
     """Lets names such as 왕의 깃발 have the letters of any font that is installed."""
     foreign = [text for text in figure.findobj(Text) if not text.get_text().isascii()]
     if foreign:
-        there = set(font_manager.get_font_names())
+        there = _families()
         for text in foreign:
             text.set_fontfamily([*text.get_fontfamily(), *(f for f in FALLBACKS if f in there)])
+
+
+@functools.cache
+def _families() -> set[str]:
+    """The fonts that are installed, also since matplotlib last made its list of them."""
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # of weights, at length
+    known = {font.fname for font in font_manager.fontManager.ttflist}
+    for path in font_manager.findSystemFonts():
+        if path not in known:
+            with contextlib.suppress(Exception):  # what is no font after all
+                font_manager.fontManager.addfont(path)
+    return set(font_manager.get_font_names())

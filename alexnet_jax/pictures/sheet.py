@@ -1,6 +1,9 @@
 """A figure on which everything has its place in pixels, from the top left."""
 
+import unicodedata
+from bisect import bisect
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +90,10 @@ def short(name: str, letters: int = LETTERS) -> str:
 
 
 def clipped(name: str, letters: int) -> str:
-    """A name in one line of so many letters at most."""
+    """A name in one line of so many letters at most; those of Korean and its like count twice."""
     name = " ".join(name.split())
-    return name if len(name) <= letters else name[: letters - 1] + "…"
+    ends = list(accumulate(1 + (unicodedata.east_asian_width(one) in "WF") for one in name))
+    return name if not name or ends[-1] <= letters else name[: bisect(ends, letters - 1)] + "…"
 
 
 def plain(text: str) -> str:

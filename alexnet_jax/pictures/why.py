@@ -148,7 +148,7 @@ def draw(found: Explanation, classes: Sequence[str], name: str, path: str | Path
     for place, (which, (title, picture)) in enumerate(panels.items()):
         left = GAP + place * (PANEL + GAP)
         axes = sheet.picture(left, GAP + TITLE, picture, PANEL)
-        axes.set_title(short(title, 40), fontsize=8, fontweight="bold", loc="left", pad=4)
+        axes.set_title(short(title, 36), fontsize=8, fontweight="bold", loc="left", pad=4)
         lines = "\n".join(textwrap.wrap(said[which], 50))
         sheet.text(left, GAP + TITLE + PANEL + 4, lines, fontsize=7, color="0.25")
     answers = {"the answer": found.probabilities}

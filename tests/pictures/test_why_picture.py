@@ -105,6 +105,14 @@ def test_names_of_any_kind(classes: int, towers: int, tmp_path: Path) -> None:
     assert ("one tower" in drawing.sources(one)) is (towers == 1)
 
 
+def test_names_are_cut_to_their_width() -> None:
+    """A Korean letter is as wide as two; blanks are one, dollars no formula."""
+    assert sheet.clipped("왕의 깃발", 9) == "왕의 깃발"
+    assert sheet.clipped("왕의 깃발", 8) == "왕의 깃…" and sheet.clipped("abcdef", 5) == "abcd…"
+    assert sheet.clipped(" a  b\n", 3) == "a b" and sheet.clipped("", 1) == ""
+    assert sheet.short("$a$") == r"\$a\$"
+
+
 def test_the_page(found: why.Explanation) -> None:
     """Every part of it, with names as text, and nothing that is fetched from anywhere."""
     near = [Neighbour(squares(1)[0], LONG, 1.5)]
