@@ -155,6 +155,8 @@ def served(explorer: Explorer, port: int) -> Iterator[str]:
         thread.start()
         try:
             while not server.started:
+                if not thread.is_alive():
+                    raise RuntimeError("the page could not be served")
                 time.sleep(0.05)
             yield f"http://{HOST}:{listening.getsockname()[1]}"
         finally:

@@ -38,6 +38,7 @@ STYLE = f"""
 .alexnet .maps img.units {{ flex: 1; max-width: 492px; min-width: 0; height: 32px; }}
 .alexnet .near > * {{ flex: 0 1 112px; }}
 #picks .grid-container {{ grid-template-columns: repeat(4, minmax(0, 1fr)); }}
+#picks .grid-container {{ grid-auto-rows: auto; grid-template-rows: none; }}
 #picks .thumbnail-item {{ aspect-ratio: 1; height: auto; }}
 #picks .grid-wrap {{ min-height: 0; max-height: none; overflow: visible; }}
 .alexnet .error {{ padding: .6em .8em; border-left: 4px solid #b03028; background: #b0302818; }}

@@ -196,6 +196,7 @@ def serving(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
         process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
 @pytest.mark.skipif(
     importlib.util.find_spec("playwright") is None, reason="no playwright: pip install playwright"

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from asked_fixtures import network, squares
 
+from alexnet_jax.data.sources import dead_leaves
 from alexnet_jax.data.sources.dead_leaves import Drawing
 from alexnet_jax.evaluation import why
 from experiments import why as experiment
@@ -60,3 +61,28 @@ def test_drawn_weights_are_others() -> None:
     other = experiment.untrained(network())
     assert np.abs(other.logits(squares(1)) - before).max() > 1e-3
     np.testing.assert_array_equal(network().logits(squares(1)), before)
+
+
+def test_images_that_are_answered_rightly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of them, each with its own picture and box; beside the middle none lies over it."""
+    asked = network()
+
+    def answered(picture: np.ndarray) -> np.ndarray:
+        seen.append(picture)
+        return np.eye(20)[[(len(seen) - 1) // 2 * 2 % 20]]  # rightly for every other number
+
+    for kind, numbers in (("easy", [0, 2, 4]), ("hard", [0, 2, 4])):
+        seen: list[np.ndarray] = []
+        monkeypatch.setattr(asked, "predict", answered)
+        found = list(experiment.right(asked, kind, 6))
+        assert [one.number for one in found] == [one.label for one in found] == numbers
+        expected = asked.pictures(dead_leaves.encode("test", 2, kind))[0]
+        np.testing.assert_array_equal(found[1].picture, expected)
+    monkeypatch.setattr(asked, "predict", lambda _: np.eye(20)[[7]])
+    found = list(experiment.right(asked, "hard, beside the middle", 300))
+    assert found and all(one.label == 7 and one.number % 20 == 7 for one in found)
+    middle = asked.viewer.crop / 2
+    for one in found:
+        (left, top), (end, bottom) = one.box
+        assert not (left <= middle < end and top <= middle < bottom)
+    assert len(found) < len(list(experiment.right(asked, "hard", 300)))
