@@ -256,10 +256,12 @@ def test_nothing_leaves_the_machine(serving: dict[str, Any]) -> None:
     for host, status in (("127.0.0.1", 200), ("elsewhere.example", 400)):
         request = urllib.request.Request(address, headers={"Host": host})
         try:
-            found = urllib.request.urlopen(request).status
+            with urllib.request.urlopen(request) as response:
+                found, only = response.status, response.headers["Content-Security-Policy"]
         except urllib.error.HTTPError as error:
             found = error.code
         assert found == status, host
+    assert only.startswith("default-src 'self' ") and "http" not in only
     called = calls.read_text().splitlines()
     assert called[0].startswith("socket.getaddrinfo 127.0.0.1")  # they are heard
     assert [line for line in called if "127.0.0.1" not in line] == []
