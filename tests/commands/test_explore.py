@@ -21,6 +21,7 @@ import trained_fixtures
 from asked_fixtures import CLASSES, network, squares
 from PIL import Image
 
+import alexnet_jax
 from alexnet_jax import explore
 from alexnet_jax.data.dataset import ensure_cache, is_at_hand
 from alexnet_jax.errors import UserError
@@ -58,19 +59,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "run"
 
 
-def with_dataset(run: Path) -> TrainedNetwork:
+@pytest.fixture(scope="module")
+def asked(run: Path) -> TrainedNetwork:
     """That network."""
-    import alexnet_jax
-
     return alexnet_jax.load(run)
 
 
 # --- the dataset ----------------------------------------------------------------------------------
 
 
-def test_the_nearest_are_those_of_float64(run: Path) -> None:
+def test_the_nearest_are_those_of_float64(asked: TrainedNetwork) -> None:
     """By fc7, over all images of the split; an image of the split is nearest to itself."""
-    asked = with_dataset(run)
     found = album(asked)
     assert found is not None and found.layer == "fc7" and len(found.numbers) == 36
     pictures = np.stack([found.picture(number) for number in range(36)])
@@ -85,18 +84,22 @@ def test_the_nearest_are_those_of_float64(run: Path) -> None:
 
 
 def test_a_dataset_that_is_not_at_hand(
-    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    explorer: browser.Explorer,
+    asked: TrainedNetwork,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """It is said, nothing is prepared, and the page does without."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     assert album(network()) is None
-    explorer = browser.Explorer({"a": network(), "b": with_dataset(run)})
+    browser.Explorer({"a": network()})
     assert "no neighbours for a: its dataset is not at hand" in capsys.readouterr().out
-    assert explorer.picks("a") == [] and len(explorer.picks("b")) == 12
+    assert explorer.picks("without") == [] and len(explorer.picks("with")) == 12
     assert not list(tmp_path.iterdir())
     assert not is_at_hand("embedded", 128, str(tmp_path))
     assert not is_at_hand("embedded", 128, str(tmp_path), path="none")
-    data = with_dataset(run).config.data
+    data = asked.config.data
     assert is_at_hand(data.source, data.size, data.dir)
     assert not is_at_hand(data.source, data.size + 1, data.dir)
 
@@ -105,23 +108,26 @@ def test_a_dataset_that_is_not_at_hand(
 
 
 @pytest.fixture(scope="module")
-def explorer(run: Path) -> browser.Explorer:
-    """Two networks, of which the second has its dataset."""
-    return browser.Explorer({"first": network(), "second": with_dataset(run)})
+def explorer(asked: TrainedNetwork) -> browser.Explorer:
+    """A network with its dataset, and the same one without."""
+    made = browser.Explorer({"with": asked, "without": asked})
+    made.albums["without"] = None
+    return made
 
 
-def test_photos_and_images_of_the_dataset(explorer: browser.Explorer, tmp_path: Path) -> None:
+def test_photos_and_images_of_the_dataset(
+    explorer: browser.Explorer, asked: TrainedNetwork, tmp_path: Path
+) -> None:
     """Each with the answer of the network that is asked."""
     photo = tmp_path / "photo.png"
     Image.fromarray(squares(1)[0]).save(photo)
-    for name, named in (("first", CLASSES), ("second", sorted(NAMES))):
+    answer = sorted(NAMES)[int(asked.predict(photo)[0].argmax())]
+    for name, near in (("with", True), ("without", False)):
         html = explorer.look(str(photo), name)
-        asked = explorer.networks[name]
-        answer = named[int(asked.predict(photo)[0].argmax())]
         first = html[html.index('class="bar asked"') :]
         assert f'title="{answer.replace("&", "&amp;")}"' in first[:200]
-    assert "Nearest" in html and "36 images of the split test, by fc7" in html
-    assert "Nearest" in explorer.look(explorer.picks("second")[0], "second")
+        assert ("36 images of the split test, by fc7" in html) is near
+    assert "image 10 of the split test" in explorer.look(explorer.picks("with")[3], "with")
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0 cut short"])
@@ -131,7 +137,7 @@ def test_a_bad_photo_is_one_line(
     """With its name, not with where it was put."""
     photo = tmp_path / "<my> photo.jpg"
     photo.write_bytes(content)
-    html = explorer.look(str(photo), "first")
+    html = explorer.look(str(photo), "with")
     assert html.startswith('<div class="alexnet"><p class="error">&lt;my&gt; photo.jpg: ')
     assert str(tmp_path) not in html and "\n" not in html
 

@@ -207,19 +207,23 @@ def test_activations_by_tower(picture: np.ndarray, found: why.Explanation) -> No
     np.testing.assert_array_equal(found.seen, picture[FIRST, FIRST])
 
 
-def test_one_tower_on_several_devices_and_another_class(picture: np.ndarray) -> None:
-    """There is none to silence; any class can be explained; a data axis changes nothing."""
-    made = fixtures.small_network(towers=1)
-    params = jax.tree.map(np.float32, fixtures.random_params(made))
+def test_one_tower_of_another_make_on_several_devices(picture: np.ndarray) -> None:
+    """There is none to silence; any class can be explained; two copies of a picture are as one, by
+    batch norm's running averages."""
+    made = fixtures.small_network(towers=1, norm="batch_norm", activation="sigmoid")
+    drawn = jax.jit(AlexNet(made, make_mesh(1, 1)).init)(
+        jax.random.key(0), jnp.zeros((1, CROP, CROP, 3))
+    )
     config = fixtures.small_config(f"data.size={SIZE}", network=made)
     mean = np.asarray(network().viewer.mean_image)
     found = []
     for mesh in (make_mesh(1, 1), make_mesh(2, 1)):
-        asked = TrainedNetwork("one", config, mesh, {"params": params}, mean, CLASSES, 0)
+        asked = TrainedNetwork("one", config, mesh, dict(drawn), mean, CLASSES, 0)
         found.append(why.explain(asked, picture, 5))
     one, two = found
+    np.testing.assert_allclose(two.probabilities, asked.predict(picture)[0], rtol=1e-4)
     assert one.label == two.label == 5 and one.silenced.shape == (0, 12)
-    assert fixtures.difference(two.saliency, one.saliency) < 1e-4
+    assert fixtures.difference(two.saliency, one.saliency) < 1e-3 and one.saliency.max() > 0
     assert fixtures.difference(two.occlusion.probabilities, one.occlusion.probabilities) < 1e-4
     assert [len(towers) for towers in one.activations.values()] == [1] * 7
     with pytest.raises(UserError, match="one is a network of one tower: there is none to silence"):
@@ -237,16 +241,3 @@ def test_refusals(picture: np.ndarray, tmp_path: Path) -> None:
             why.explain(network(), picture, label)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="there is no file"):
         why.explain(network(), tmp_path / "no.jpg")
-
-
-def test_batch_norm_and_sigmoid_are_inspected_as_at_test(picture: np.ndarray) -> None:
-    """Running averages, not the batch's: two copies of a picture are as one."""
-    made = fixtures.small_network(norm="batch_norm", activation="sigmoid")
-    model = AlexNet(made, make_mesh(1, 1))
-    drawn = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, CROP, CROP, 3)))
-    config = fixtures.small_config(f"data.size={SIZE}", network=made)
-    mean = np.asarray(network().viewer.mean_image)
-    asked = TrainedNetwork("norm", config, make_mesh(1, 1), dict(drawn), mean, CLASSES, 0)
-    found = why.explain(asked, picture)
-    np.testing.assert_allclose(found.probabilities, asked.predict(picture)[0], rtol=1e-4)
-    assert np.isfinite(found.saliency).all() and found.saliency.max() > 0

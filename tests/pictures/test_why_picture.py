@@ -10,6 +10,7 @@ import pytest
 from asked_fixtures import CLASSES, network, places_of, squares
 from PIL import Image
 
+import alexnet_jax
 from alexnet_jax import figures
 from alexnet_jax.evaluation import why
 from alexnet_jax.evaluation.album import Neighbour
@@ -131,9 +132,12 @@ def test_the_page(found: why.Explanation) -> None:
     assert "&lt;i&gt;" in page.refused("<i>") and "<i>" not in page.refused("<i>")
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`figures --photo` writes one picture, says the answers, and replaces nothing unasked."""
-    run = asked_fixtures.write_run(tmp_path / "run")
+    run = tmp_path / "run"
+    monkeypatch.setattr(alexnet_jax, "load", {run: network()}.get)
     photo = tmp_path / "a cat.png"
     cv2.imwrite(str(photo), cv2.cvtColor(squares(1)[0], cv2.COLOR_RGB2BGR))
     line = [f"--workdir={run}", f"--photo={photo}"]
