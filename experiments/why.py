@@ -28,14 +28,14 @@ from alexnet_jax.data.sources import dead_leaves
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.scores import interval
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
-from alexnet_jax.evaluation.why import Explanation, explain
+from alexnet_jax.evaluation.why import Explanation, Occlusion, explain
 from alexnet_jax.pictures import why as drawing
 from experiments.shared import machine, runs
 from experiments.shared.command import Flags, Results, add_fields, fields, number, start
 from experiments.shared.tables import table
 
 SPLIT = "test"
-MAPS = ("occlusion", "saliency")
+MAPS = ("occlusion", "saliency", "saliency in squares")
 KINDS = {"easy": "easy", "hard": "hard", "hard, beside the middle": "hard"}  # and their looks
 PATIENCE = 100  # images that are looked through for one
 HEAD = ("network", "objects", "images", "map", "finds it", "blindly", "others' boxes", "the middle")
@@ -157,16 +157,28 @@ def box_in_view(network: TrainedNetwork, drawn: dead_leaves.Drawing) -> np.ndarr
 
 def place_of(found: Explanation, which: str) -> tuple[float, float]:
     """The most telling place of a map: pixels from the left and from the top."""
-    if which == "occlusion":
-        down, across = found.occlusion.place
+    if which != "saliency":
+        square = found.occlusion
+        if which != "occlusion":
+            square = square._replace(probabilities=-in_squares(found.saliency, square))
+        down, across = square.place
         return across, down
     row, column = np.unravel_index(found.saliency.argmax(), found.saliency.shape)
     return float(column) + 0.5, float(row) + 0.5
 
 
+def in_squares(saliency: np.ndarray, square: Occlusion) -> np.ndarray:
+    """The sum of a map over each of the grey squares, (P, P): one pixel alone is noisy."""
+    side = square.side
+    return np.array([
+        [saliency[top : top + side, left : left + side].sum() for left in square.starts]
+        for top in square.starts
+    ])  # fmt: skip
+
+
 def possible(found: Explanation, which: str) -> np.ndarray:
     """All distances from the left, or from the top, of the places that a map could tell of."""
-    if which == "occlusion":
+    if which != "saliency":
         return found.occlusion.starts + found.occlusion.side / 2
     return np.arange(len(found.saliency)) + 0.5
 

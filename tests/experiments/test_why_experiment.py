@@ -36,6 +36,16 @@ def test_a_game_by_hand() -> None:
     assert game.blindly == pytest.approx((15 * 15 + 2 * 20 * 20) / (3 * 1600))
 
 
+def test_saliency_in_squares() -> None:
+    """A square with many pale pixels outdoes one with a single bright one."""
+    found = explained(0, 0, (20, 3))
+    found.saliency[33:38, 18:22] = 0.2
+    assert experiment.place_of(found, "saliency") == (3.5, 20.5)
+    assert experiment.place_of(found, "saliency in squares") == (20, 36)
+    assert experiment.in_squares(found.saliency, found.occlusion)[2, 1] == pytest.approx(4)
+    np.testing.assert_array_equal(experiment.possible(found, "saliency in squares"), [4, 20, 36])
+
+
 @pytest.mark.parametrize(("height", "width"), [(150, 210), (240, 160), (130, 130)])
 def test_the_box_in_what_the_network_sees(height: int, width: int) -> None:
     """A white square, through the program's own decoding and view, lies where it is said to lie."""
