@@ -117,8 +117,8 @@ def sources(found: Explanation) -> str:
     return (
         f"Occlusion: a grey square of {found.occlusion.side} pixels is slid over the photo "
         "(Zeiler and Fergus 2013, section 4.2). Saliency: the gradient of the logit, at each pixel "
-        "the largest of three colours (Simonyan, Vedaldi and Zisserman 2013, section 3.1): what the "
-        "answer is sensitive to, which need not be what it rests on. "
+        "the largest of three colours (Simonyan, Vedaldi and Zisserman 2013, section 3.1): what "
+        "the answer is sensitive to, which need not be what it rests on. "
         f"{towers}Activations: the maps that respond most on average, by their numbers, and all "
         "units; black to white is the same in all of a layer."
     )
