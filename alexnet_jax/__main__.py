@@ -18,7 +18,8 @@ COMMANDS = {
     "predict": "say what photos show",
     "features": "write what layers say of many images",
     "linear": "train a linear classifier on what the last layer but one says",
-    "figures": "draw Figure 3 of the paper and learning curves",
+    "figures": "draw Figure 3 of the paper, learning curves, and why an answer",
+    "explore": "the same for any photo, in a browser",
     "convert": "take in weights that another program trained",
     "export": "write a network for other programs",
 }

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from alexnet_jax import streams
 from alexnet_jax.errors import UserError
+from alexnet_jax.files import INCLUDED
 from alexnet_jax.run import hosts, noise
 from alexnet_jax.signals import COMMAND, Stopped
 
@@ -203,6 +204,22 @@ def say_which(workdir: str | None) -> None:
         )
     elif not workdir:
         refuse("--workdir= is empty: the directory of a run, such as /tmp/alexnet", 2)
+
+
+def workdirs(text: str | None) -> list[Path]:
+    """The directories of one run or of several, W1,W2,W3; if none is named that of the network in
+    the package, which is said. Ends the program if one is empty, or is named twice."""
+    if text is None:
+        say_which(text)
+        return [INCLUDED]
+    named = [path(workdir) for workdir in text.split(",")]
+    if not all(named):
+        refuse(f"--workdir={text}: the directory of a run, or several: W1,W2,W3", 2)
+    places = [os.path.abspath(workdir) for workdir in named]
+    for place in places:
+        if places.count(place) > 1:
+            refuse(f"--workdir names {place} twice", 2)
+    return [Path(workdir) for workdir in named]
 
 
 def check_picture(flag: str, path: str) -> None:

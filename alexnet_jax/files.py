@@ -19,6 +19,9 @@ try:
 except ImportError:
     msvcrt = None  # type: ignore[assignment]
 
+# The network that comes with the package: a directory of weights, as `alexnet_jax.convert` makes.
+INCLUDED = Path(__file__).parent / "included"
+
 # What this process writes where a file system has no locks. The time tells it from an earlier
 # process of the same number.
 OURSELVES = f"{socket.gethostname()} {os.getpid()} {time.time()}"

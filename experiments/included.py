@@ -19,7 +19,7 @@ import numpy as np
 from alexnet_jax import settings
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.evaluator import evaluate_run
-from alexnet_jax.evaluation.trained_network import INCLUDED
+from alexnet_jax.files import INCLUDED
 from alexnet_jax.model import make_mesh
 from alexnet_jax.run.checkpoint import Checkpoints
 from alexnet_jax.run.restore import restore_weights

@@ -75,14 +75,14 @@ def forward(
 
     Args:
         params: the layers conv1 to conv5 and fc6 to fc8.
-        images: in the precision of `params`.
+        images: in the precision of `params`; a tensor where it is differentiated by them.
         masks: of dropout, in training; at test everything is halved instead (section 4.2).
         apart: of conv3, fc6 and fc7 those that see their own tower alone (`layers-150.cfg`).
         released: the order and the extra norm of `layers-145.cfg`, not those of the paper.
         lrn_alpha: of each squared response.
     """
     norm = functools.partial(lrn, alpha=lrn_alpha)
-    x = torch.tensor(images).permute(0, 3, 1, 2)
+    x = torch.as_tensor(images).permute(0, 3, 1, 2)
     # Filters reach three pixels over the right and the lower edge (filter_acts.cu:131,146-153).
     x = convolution(F.pad(x, (0, 3, 0, 3)), params["conv1"], stride=4)
     x = pool(norm(x)).relu() if released else pool(norm(x.relu()))

@@ -45,8 +45,8 @@ def ensure_cache(
         )
     check_text("the data source", spec)
     check_text("the directory for caches", data_dir)
-    place = os.path.join(data_dir, "alexnet_jax", cache_name(spec, size, holdout))
-    if not path and os.path.isdir(place) and os.listdir(place):
+    place = _place(spec, size, data_dir, holdout)
+    if not path and _is_there(place):
         cache = open_cache(place)
         freshness.check(place, data_dir)
         return cache
@@ -66,6 +66,24 @@ def ensure_cache(
             f"{cost.images_per_second:,.0f} images/s at best, by --config.data.cache=none"
         )
     return building.make_cache(source, size, place, holdout, data_dir=data_dir)
+
+
+def is_at_hand(
+    spec: str, size: int, data_dir: str | None = None, holdout: float = 0, path: str | None = None
+) -> bool:
+    """Whether `ensure_cache` would open a cache, and not make one or decode images."""
+    if path:
+        return path != "none" and os.path.isdir(os.path.expanduser(path))
+    return _is_there(_place(spec, size, sources.resolve_data_dir(data_dir), holdout))
+
+
+def _place(spec: str, size: int, data_dir: str, holdout: float) -> str:
+    """Where the cache of a data source lies."""
+    return os.path.join(data_dir, "alexnet_jax", cache_name(spec, size, holdout))
+
+
+def _is_there(place: str) -> bool:
+    return os.path.isdir(place) and bool(os.listdir(place))
 
 
 def _open_elsewhere(path: str, size: int, holdout: float) -> Cache:

@@ -35,12 +35,11 @@ class Answer(NamedTuple):
     @property
     def best(self) -> list[int]:
         """The labels of the most probable classes, five or all, the most probable first."""
-        order: list[int] = np.argsort(-self.probabilities, kind="stable")[:TOP].tolist()
-        return order
+        return best(self.probabilities)
 
     def top(self, classes: Sequence[str]) -> Top:
         """The most probable classes with their probabilities."""
-        return [(classes[label], float(self.probabilities[label])) for label in self.best]
+        return top(self.probabilities, classes)
 
     def numbers(self, class_names: Sequence[str]) -> dict[str, list[Any]]:
         """What tells the most probable classes apart, where two of ImageNet's share their words:
@@ -51,6 +50,17 @@ class Answer(NamedTuple):
         names = [class_names[label] for label in self.best]
         wnids = [name if re.fullmatch(r"n\d{8}", name) else None for name in names]
         return {"labels": self.best} | ({"wnids": wnids} if any(wnids) else {})
+
+
+def best(probabilities: np.ndarray) -> list[int]:
+    """The labels of the most probable classes, five or all, the most probable first."""
+    order: list[int] = np.argsort(-probabilities, kind="stable")[:TOP].tolist()
+    return order
+
+
+def top(probabilities: np.ndarray, classes: Sequence[str]) -> Top:
+    """Those classes with their probabilities."""
+    return [(classes[label], float(probabilities[label])) for label in best(probabilities)]
 
 
 def answers(

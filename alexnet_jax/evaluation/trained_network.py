@@ -23,6 +23,7 @@ from alexnet_jax.data.photos import printable
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import given, layers
 from alexnet_jax.evaluation.viewer import Viewer
+from alexnet_jax.files import INCLUDED
 from alexnet_jax.model import AlexNet, make_mesh
 from alexnet_jax.run.devices import out_of_memory
 from alexnet_jax.run.inputs import read_input, words
@@ -31,7 +32,6 @@ from alexnet_jax.run.restore import restore_weights
 Tree = Any
 Images = Any  # one or many, see `TrainedNetwork.pictures`
 
-INCLUDED = Path(__file__).parents[1] / "included"  # a directory of weights, as `convert` makes
 AT_ONCE = 32  # images, of those who ask for many
 
 

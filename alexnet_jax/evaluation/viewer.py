@@ -113,6 +113,41 @@ class Viewer:
         *_, last = self.means(variables, images, views)
         return last.probabilities
 
+    def inspect(
+        self, variables: Tree, images: jax.Array, view: View, label: int
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        """Every stage, and how the logit of a class depends on each number that is seen.
+
+        Args:
+            variables: of the model.
+            images: (N, S, S, 3) uint8, on the mesh.
+            view: one of `views`.
+            label: of the class.
+
+        Returns:
+            The stages, (N, ...) each; of each image the gradient of its logit, (N, C, C, 3), in
+            logits for a grey level.
+        """
+        if "inspect" not in self._compiled:
+            options = self._platform.compiler_options()
+            self._compiled["inspect"] = jax.jit(self._inspect, compiler_options=options)
+        found: tuple[dict[str, jax.Array], jax.Array]
+        found = self._compiled["inspect"](variables, images, view, label)
+        return found
+
+    def _inspect(
+        self, variables: Tree, images: jax.Array, view: View, label: jax.Array
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        def logit(seen: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+            found: Any = self.model.apply(variables, seen, intermediates=True)
+            logits, stages = found
+            return jnp.take(logits, label, axis=1).sum(), stages  # each image has its own
+
+        with jax.default_matmul_precision("float32"):
+            seen = cut(images, self.mean_image, view, self.crop, aligned=self.aligned)
+            slopes, stages = jax.grad(logit, has_aux=True)(seen)
+        return stages, slopes
+
     def _look(
         self,
         names: tuple[str, ...],

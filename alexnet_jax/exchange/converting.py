@@ -246,12 +246,9 @@ def report(made: dict[str, Any], file: str, out: Path) -> None:
     print(f"    python -m alexnet_jax.predict {workdir} photo.jpg")
     print(f"    python -m alexnet_jax.main {workdir} --mode=describe")
     weights_flag = shlex.quote(f"--config.init_from={out}")
-    print(
-        f"    python -m alexnet_jax.main --workdir=W2 --config=finetune {weights_flag} "
-        "--config.data.source=folder:photos    # of your own classes, a folder each"
-    )
-    if made["classes"] == 1000:
-        print(
-            f"    python -m alexnet_jax.main {workdir} --mode=evaluate --config.data.cache=DIR"
-            "    # ImageNet, prepared"
-        )
+    if made["classes"] == 1000:  # ImageNet, prepared
+        print(f"    python -m alexnet_jax.main {workdir} --mode=evaluate \\")
+        print("        --config.data.cache=DIR")
+    print("\nOn your own classes, a folder of photos each:\n")
+    print("    python -m alexnet_jax.main --workdir=W2 --config=finetune \\")
+    print(f"        {weights_flag} --config.data.source=folder:photos")

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from alexnet_jax.pictures.saving import save, short
+from alexnet_jax.pictures.saving import save
+from alexnet_jax.pictures.sheet import short
 
 CELLS = 100  # in a row at most; of more classes several share one
 COUNTED = 25  # classes up to which the images of a cell are written into it

@@ -2,11 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
-from PIL import Image
 
 from alexnet_jax.data import photos
 from alexnet_jax.errors import UserError
@@ -14,16 +12,14 @@ from alexnet_jax.evaluation.answers import TOP, Answer
 from alexnet_jax.evaluation.features import Row
 from alexnet_jax.evaluation.neighbours import OfImages, nearest
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
-from alexnet_jax.pictures.saving import save, short
+from alexnet_jax.pictures.sheet import BAR, Sheet, short
 
-TRUE, OTHER = "#e8a09a", "#a9c3e6"  # the bars: of the true label, of another
 WRONG = "#b03028"  # the name of a neighbour of another class
 ACROSS = 4  # panels in a row
 NEAREST = 6  # neighbours of a query
 
-# All in pixels, of which a picture has a hundred to the inch.
-DPI = 100
-SIDE, TITLE, BAR, GAP = 160, 20, 17, 14  # a panel: picture, true label, bars, space around
+# All in pixels.
+SIDE, TITLE, GAP = 160, 20, 14  # a panel: picture, true label, space around
 SMALL, CAPTION, BESIDE = 112, 28, 6  # a neighbour: picture, two lines, space beside
 
 
@@ -56,24 +52,15 @@ def draw_answers(answers: Sequence[Answer], classes: Sequence[str], path: str | 
     rows = -(-len(answers) // columns)
     bars = min(TOP, len(classes))
     width, height = SIDE + GAP, SIDE + TITLE + BAR * bars + GAP
-    sheet = _Sheet(columns * width + GAP, rows * height + GAP)
+    sheet = Sheet(columns * width + GAP, rows * height + GAP)
     for place, answer in enumerate(answers):
         left, top = place % columns * width + GAP, place // columns * height + GAP
         sheet.picture(left, top, answer.picture, SIDE)
-        axes = sheet.axes(left, top + SIDE + TITLE, SIDE, BAR * bars)
+        below, shares = top + SIDE + TITLE, answer.probabilities
+        axes = sheet.bars(left, below, SIDE, shares, answer.best, classes, answer.label)
         if answer.label is not None:
             title = short(classes[answer.label])
             axes.set_title(title, fontsize=7.5, fontweight="bold", pad=4)
-        for line, label in enumerate(answer.best):
-            probability = answer.probabilities[label]
-            colour = TRUE if label == answer.label else OTHER
-            axes.barh(line, probability, color=colour, height=0.88)
-            axes.text(0.02, line, short(classes[label]), fontsize=7, va="center_baseline")
-            share = f"{probability:.0%}"
-            axes.text(0.98, line, share, fontsize=7, va="center_baseline", ha="right")
-        axes.set(xlim=(0, 1), ylim=(bars - 0.5, -0.5))
-        for spine in axes.spines.values():
-            spine.set(linewidth=0.5, color="#888888")
     sheet.save(path)
 
 
@@ -123,7 +110,7 @@ def draw_neighbours(rows: Sequence[Neighbours], path: str | Path) -> None:
     """
     step, height = SMALL + BESIDE, SMALL + CAPTION + GAP
     columns = max(len(row.found) for row in rows)
-    sheet = _Sheet(3 * GAP + SMALL + columns * step - BESIDE, TITLE + len(rows) * height)
+    sheet = Sheet(3 * GAP + SMALL + columns * step - BESIDE, TITLE + len(rows) * height)
     for number, (query, found) in enumerate(rows):
         top = TITLE + number * height
         axes = sheet.picture(GAP, top, query.picture, SMALL)
@@ -157,31 +144,3 @@ def neighbours(
         pairs = [(i, d) for i, d in zip(*others, strict=True) if i != query][:NEAREST]
         found.append(Neighbours(show(query), [(show(int(i)), float(d)) for i, d in pairs]))
     return found
-
-
-# --- drawing --------------------------------------------------------------------------------------
-
-
-class _Sheet:
-    """A figure on which everything has its place in pixels, from the top left."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self._width, self._height = width, height
-        self._figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-
-    def axes(self, left: int, top: int, width: int, height: int) -> Any:
-        """Axes without ticks."""
-        bottom = self._height - top - height
-        box = (left / self._width, bottom / self._height, width / self._width)
-        return self._figure.add_axes((*box, height / self._height), xticks=(), yticks=())
-
-    def picture(self, left: int, top: int, picture: np.ndarray, side: int) -> Any:
-        """A picture (S, S, 3), brought to the size that it is shown in."""
-        axes = self.axes(left, top, side, side)
-        axes.imshow(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))
-        axes.spines[:].set_visible(False)
-        return axes
-
-    def save(self, path: str | Path) -> None:
-        """Writes the figure in the format that its name asks for."""
-        save(self._figure, path, tight=False)

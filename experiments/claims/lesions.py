@@ -6,29 +6,13 @@ is the hue lost, or the pattern? H. Tamura, Scientific Reports 14:9097 (2024), i
 ImageNet's classes to stand beside.
 """
 
-import copy
-
 import numpy as np
 
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
+from alexnet_jax.evaluation.why import silenced
 from alexnet_jax.pictures import colour
 from experiments.claims import answers
 from experiments.claims.claim import Claim, Comparison, Run, Runs, unchanged
-
-
-def silence(network: TrainedNetwork, tower: int) -> TrainedNetwork:
-    """The network without what a tower's convolutions tell."""
-    net = network.viewer.model.network
-    params = {name: dict(pair) for name, pair in network.variables["params"].items()}
-    conv3 = np.array(params["conv3"]["kernel"])
-    np.split(conv3, 2, axis=2)[tower][:] = 0
-    side, width = net.final_maps(), list(net.convolutions().values())[-1].width
-    fc6 = np.array(params["fc6"]["kernel"])
-    np.split(fc6.reshape(side * side, width, -1), 2, axis=1)[tower][:] = 0
-    params["conv3"]["kernel"], params["fc6"]["kernel"] = conv3, fc6
-    other = copy.copy(network)
-    other.variables = {**network.variables, "params": params}
-    return other
 
 
 def losses(run: Run) -> dict[str, tuple[float, float]]:
@@ -49,8 +33,8 @@ def losses(run: Run) -> dict[str, tuple[float, float]]:
 
     whole = errors(network)
     without = {
-        "the coloured tower": errors(silence(network, coloured)) - whole,
-        "the other": errors(silence(network, 1 - coloured)) - whole,
+        "the coloured tower": errors(silenced(network, coloured)) - whole,
+        "the other": errors(silenced(network, 1 - coloured)) - whole,
     }
     return {name: (float(hue), float(pattern)) for name, (hue, pattern) in without.items()}
 

@@ -31,7 +31,7 @@ from alexnet_jax.evaluation import answers as answers_module
 from alexnet_jax.evaluation import trained_network
 from alexnet_jax.evaluation.answers import Answer, answers
 from alexnet_jax.model import AlexNet
-from alexnet_jax.pictures import figure4
+from alexnet_jax.pictures import figure4, sheet
 
 
 @pytest.fixture(scope="module")
@@ -305,8 +305,8 @@ def test_the_bar_of_the_true_label_is_red(tmp_path: Path) -> None:
         answer = Answer("photo.jpg", "", squares(1)[0], probabilities, truth)
         figure4.draw_answers([answer], CLASSES, path)
         others = 0.95 - share
-        red, blue = colour_share(path, figure4.TRUE), colour_share(path, figure4.OTHER)
-        full = figure4.SIDE * figure4.BAR * 0.88
+        red, blue = colour_share(path, sheet.TRUE), colour_share(path, sheet.OTHER)
+        full = figure4.SIDE * sheet.BAR * 0.88
         assert red == pytest.approx(share * full, abs=0.12 * full), truth  # letters lie over it
         assert blue == pytest.approx(others * full, abs=0.2 * full), truth
 

@@ -148,3 +148,26 @@ def test_colour_histograms_do_not_solve_it(cut_images):
         errors.append(((_histogram(test) @ weights).argmax(1) != truth).mean())
     print(f"ridge regression on colour histograms: {min(errors):.1%} error")
     assert min(errors) > 0.60
+
+
+@pytest.mark.parametrize("look", dead_leaves.LOOKS)
+def test_the_box_is_where_the_object_is_painted(look: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What changes of the canvas lies within it and nearly fills it; the picture is the same."""
+    paint = dead_leaves._draw_object
+    changed: list[np.ndarray] = []
+
+    def watched(canvas: np.ndarray, *rest: object) -> None:
+        before = canvas.copy()
+        paint(canvas, *rest)
+        rows, columns = np.nonzero((canvas != before).any(axis=-1))
+        changed.append(np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]]))
+
+    plain = [dead_leaves.draw("test", index, look)[0] for index in range(12)]
+    monkeypatch.setattr(dead_leaves, "_draw_object", watched)
+    for index, picture in enumerate(plain):
+        drawn = dead_leaves.drawing("test", index, look)
+        np.testing.assert_array_equal(drawn.picture, picture)
+        inner, outer = changed[-1], drawn.box
+        assert (inner[0] >= outer[0]).all() and (inner[1] <= outer[1]).all()
+        # The outline touches the circle in the box, and so perhaps none of its four sides.
+        assert (inner[1] - inner[0]).max() >= 0.7 * (outer[1] - outer[0]).max()

@@ -10,7 +10,8 @@ from asked_fixtures import program
 
 import alexnet_jax
 from alexnet_jax.data.sources import dead_leaves
-from alexnet_jax.evaluation.trained_network import INCLUDED, TrainedNetwork
+from alexnet_jax.evaluation.trained_network import TrainedNetwork
+from alexnet_jax.files import INCLUDED
 
 RESULT = Path(__file__).parents[2] / "experiments" / "results" / "included" / "summary.json"
 IMAGES = 2000  # of the test split

@@ -5,8 +5,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jax
-import network_fixtures as fixtures
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -14,15 +12,12 @@ from run_fixtures import Tiny
 
 from alexnet_jax import settings
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.evaluation.trained_network import TrainedNetwork
-from alexnet_jax.model import make_mesh
 from alexnet_jax.settings.fields import flatten
 from experiments.claims import __main__ as command
 from experiments.claims import neighbours, page, picture, pooling, relu, statistics
 from experiments.claims.catalogue import CLAIMS
 from experiments.claims.claim import Claim, Comparison, Run, errors, unchanged
 from experiments.claims.curves import steps_until
-from experiments.claims.lesions import silence
 from experiments.claims.training import Trainer
 
 CONFIGS = ("embedded_hard", "fashion_mnist_small", "imagenet")
@@ -166,31 +161,6 @@ def test_errors_are_compared_in_ten_views_as_a_share_of_the_first() -> None:
     (found,) = errors(0.1)(runs)
     assert (found.what, found.sign, found.size) == ("b", 1, pytest.approx(3))
     assert (found.base, found.other) == (pytest.approx([20, 40]), pytest.approx([50, 40]))
-
-
-@pytest.mark.parametrize("tower", [0, 1])
-def test_a_silenced_tower_tells_nobody_anything(tower: int) -> None:
-    """Its own kernels of conv1 and conv5 no longer matter, the other's do."""
-    network = fixtures.small_network()
-    config = fixtures.small_config("data.size=104", network=network)
-    params = jax.tree.map(np.float32, fixtures.random_params(network))
-    mean = np.full((104, 104, 3), 120, np.float32)
-    names = [str(label) for label in range(network.classes)]
-    images = np.random.default_rng(0).integers(0, 256, (2, 104, 104, 3), np.uint8)
-
-    def logits(params: Any, silenced: bool = True) -> np.ndarray:
-        trained = TrainedNetwork("W", config, make_mesh(1, 1), {"params": params}, mean, names, 0)
-        return (silence(trained, tower) if silenced else trained).logits(images)
-
-    def changed(of: int, layer: str) -> Any:
-        kernel = params[layer]["kernel"].copy()
-        np.split(kernel, 2, axis=-1)[of][:] *= 2
-        return params | {layer: params[layer] | {"kernel": kernel}}
-
-    for layer in ("conv1", "conv2", "conv5"):
-        np.testing.assert_array_equal(logits(changed(tower, layer)), logits(params))
-        assert not np.array_equal(logits(changed(1 - tower, layer)), logits(params))
-    assert fixtures.difference(logits(params), logits(params, silenced=False)) > 0.01
 
 
 # --- the command ----------------------------------------------------------------------------------

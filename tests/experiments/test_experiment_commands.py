@@ -31,6 +31,7 @@ COMMANDS = {
     "transfer": "experiments.transfer",
     "ensemble": "experiments.ensemble",
     "figure4": "experiments.figure4",
+    "why": "experiments.why",
     "claims": "experiments.claims.__main__",
     "fisher": "experiments.fisher",
     "starts": "experiments.starts",

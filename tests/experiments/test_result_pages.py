@@ -8,7 +8,7 @@ import pytest
 
 import experiments.input.report as input_report
 import experiments.step.report as step_report
-from experiments import transfer
+from experiments import transfer, why
 from experiments.shared.tables import in_groups, listed, table
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
@@ -26,6 +26,7 @@ PAGES = {
     "step/benchmark.md": ("step/benchmark.json", lambda r: step_report.rates(r["rows"])),
     "step/operators.md": ("step/operators.json", lambda r: step_report.rates(r["rows"])),
     "transfer/transfer.md": ("transfer/summary.json", lambda r: transfer.errors(r["runs"])),
+    "why/why.md": ("why/why.json", why.page),
     "export/benchmark.md": ("export/benchmark.json", lambda r: export_tables(r["rows"])),
 }
 

@@ -378,9 +378,8 @@ def test_a_wrong_command_is_refused(
     file = tmp_path / "file"
     file.touch()
     wrong = {
-        (): "--workdir is missing",
-        ("--workdir=",): "--workdir is missing",
-        (f"--workdir={tmp_path},,",): "--workdir is missing",
+        ("--workdir=",): "--workdir=: the directory of a run",
+        (f"--workdir={tmp_path},,",): f"--workdir={tmp_path},,: the directory of a run",
         (f"--workdir={tmp_path},{tmp_path}/../{tmp_path.name}/",): f"names {tmp_path} twice",
         (f"--workdir={tmp_path}", f"--out={file}"): f"--out={file} is a file",
         ("more",): "unexpected argument 'more'",

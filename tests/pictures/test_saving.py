@@ -8,6 +8,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from alexnet_jax.pictures import saving
+from alexnet_jax.pictures.sheet import short
 
 
 @pytest.fixture
@@ -19,12 +20,12 @@ def serif(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     others = [font for font in manager.ttflist if font.name != name]
     (tmp_path / "broken.ttf").write_text("no font")
     monkeypatch.setattr(manager, "ttflist", others)
-    monkeypatch.setattr(saving, "WORLD", ("of another system", name, "DejaVu Sans"))
+    monkeypatch.setattr(saving, "FALLBACKS", ("of another system", name))
     found = [path, str(tmp_path / "broken.ttf"), others[0].fname]
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: found)
-    saving.fonts.cache_clear()
+    saving._families.cache_clear()
     yield name
-    saving.fonts.cache_clear()
+    saving._families.cache_clear()
 
 
 def test_letters_that_the_usual_font_lacks(serif: str, tmp_path: Path) -> None:
@@ -53,4 +54,4 @@ def test_letters_that_the_usual_font_lacks(serif: str, tmp_path: Path) -> None:
 )
 def test_a_name_fits_into_a_line(name: str, expected: str) -> None:
     """Of 25 letters, or of half as many that are twice as wide."""
-    assert saving.short(name) == expected
+    assert short(name) == expected

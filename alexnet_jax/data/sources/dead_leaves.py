@@ -101,17 +101,34 @@ def hsv_to_rgb(hue: ArrayLike, saturation: ArrayLike, value: ArrayLike) -> np.nd
     return value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))
 
 
+class Drawing(NamedTuple):
+    """An image, and what is known of it.
+
+    Attributes:
+        picture: RGB uint8 ``[height, width, 3]`` with a shorter side of 128 to 192 pixels.
+        label: 0..19, an index of `CLASSES`.
+        box: where the object lies, ``[[left, top], [right, bottom]]`` in whole pixels: the square
+            that its outline just fits into, within the picture's central square.
+    """
+
+    picture: np.ndarray
+    label: int
+    box: np.ndarray
+
+
 def draw(split: str, index: int, look: str = "easy") -> tuple[np.ndarray, int]:
+    """The picture and the label of `drawing`."""
+    found = drawing(split, index, look)
+    return found.picture, found.label
+
+
+def drawing(split: str, index: int, look: str = "easy") -> Drawing:
     """Draws one image.
 
     Args:
         split: 'train', 'validation' or 'test'.
         index: number of the image in its split, from 0. Any number is allowed.
         look: a name of `LOOKS`.
-
-    Returns:
-        The picture, RGB uint8 ``[height, width, 3]`` with a shorter side of 128 to 192 pixels and
-        the object within the central square; and its label, 0..19, an index of `CLASSES`.
 
     Raises:
         KeyError: if there is no such split, or look.
@@ -139,7 +156,7 @@ def draw(split: str, index: int, look: str = "easy") -> tuple[np.ndarray, int]:
     least, most = style.front_leaves
     front = int(rng.integers(least, most + 1))
     draw_leaves(canvas, rng, box, front, style.front_radius, scale)
-    return light(canvas, rng, scale), label
+    return Drawing(light(canvas, rng, scale), label, box)
 
 
 def encode(split: str, index: int, look: str = "easy") -> bytes:
