@@ -41,6 +41,7 @@ from alexnet_jax import settings
 from alexnet_jax.data.dataset import ensure_cache
 from alexnet_jax.evaluation.answers import Answer
 from alexnet_jax.evaluation.neighbours import nearest
+from alexnet_jax.evaluation.why import silenced
 from alexnet_jax.pictures import figure4, of_runs
 from alexnet_jax.pictures.network_table import network_table
 from alexnet_jax.run.devices import start_devices
@@ -139,3 +140,33 @@ ten = network.predict(some, ten_views=True)
 logits = np.mean([network.logits(some, view) for view in range(10)], axis=0)
 for name, answer in {"one view": one, "ten views": ten, "ten views, logits": logits}.items():
     print(f"{name:<18} top-1 error {np.mean(answer.argmax(1) != truth):.1%} of 200 images")
+
+# %% [markdown]
+# ## Two claims, tried
+#
+# `python -m experiments.claims` tries the paper's sentences one by one, with several seeds each and
+# a verdict. Two of them, on this run alone:
+#
+# *Neighbours* (section 6.1): of the six images nearest to an image, how many are of its class, by
+# fc7 and by pixels?
+
+# %%
+asked = range(100)
+for name, numbers in {"fc7": features, "pixels": images[:1000]}.items():
+    near, _ = nearest(np.asarray(numbers), np.asarray(numbers[:100]), 7)
+    same = [labels[i] == labels[q] for q in asked for i in near[q] if i != q]
+    print(f"by {name:<7} {np.mean(same):.0%} of the neighbours are of the same class")
+
+# %% [markdown]
+# *Lesions* (a reader's question about Figure 3): what does each tower know? One is silenced, and
+# the answers that have the wrong hue or the wrong pattern are counted.
+
+# %%
+kinds = [name.split("-", 1) for name in data.class_names]
+hue, pattern = (np.unique(part, return_inverse=True)[1] for part in zip(*kinds))
+for lesion in (None, 0, 1):
+    whole = lesion is None
+    said = (network if whole else silenced(network, lesion)).predict(images[:500]).argmax(1)
+    name = "both towers" if whole else f"without tower {'AB'[lesion]}"
+    hues, patterns = (np.mean(of[said] != of[labels[:500]]) for of in (hue, pattern))
+    print(f"{name:<16} wrong hue {hues:.0%}, wrong pattern {patterns:.0%}")
