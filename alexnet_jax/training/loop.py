@@ -29,6 +29,9 @@ from alexnet_jax.training.step import State, lighting_steps
 
 Tree = Any
 
+# A third of a run's steps, but at least and at most so many: by then a loss has left chance.
+STUCK_AFTER = 100, 1_000
+
 
 def input_stream(
     config: ConfigDict, cache: Cache, network: Network, mesh: Mesh, steps: int
@@ -140,27 +143,29 @@ class Run:
         return state.replace(running=zeros)
 
     def alarm_if_stuck(self, row: Row) -> None:
-        """Says so, once, if the loss has not left chance after the first epochs."""
+        """Says so, once, if the loss has not left chance after the first steps."""
         classes = len(self.cache.class_names)
         chance = math.log(classes)
-        if row["epoch"] < 2 or self.said_stuck or row["loss"] <= 0.98 * chance:
+        least, most = STUCK_AFTER
+        early = row["step"] < min(most, max(least, self.steps // 3))
+        if early or self.said_stuck or row["loss"] <= 0.98 * chance:
             return
         self.said_stuck = True
         where, why = (
             "still at",
-            (
-                "Is the learning rate too low, are the initial weights too small for this network "
-                "(see settings/scaling.py), or are the labels shuffled?"
-            ),
+            "Is the learning rate too low (optim.learning_rate), are the initial weights too small "
+            "(model.conv3.std to conv5.std: 0.03 and not the 0.01 of the text; settings/scaling.py "
+            "for narrower networks), or are the labels shuffled?",
         )
         if row["loss"] > 1.05 * chance:
             where, why = (
                 "far above",
-                ("Is the learning rate too high, or are the initial weights too large?"),
+                "Is the learning rate too high (optim.learning_rate), or are the initial weights "
+                "too large (model.conv1.std and the others)?",
             )
         self.report.say(
-            f"warning: after {row['epoch']:.1f} epochs the loss, {row['loss']:.3f}, is {where} "
-            f"chance, ln({classes}) = {chance:.3f}. {why}"
+            f"warning: after {row['step']:,} steps the loss, {row['loss']:.3f}, is {where} chance, "
+            f"ln({classes}) = {chance:.3f}. {why}"
         )
 
     def validate(self, state: State, step: int) -> tuple[State, float]:

@@ -281,16 +281,21 @@ def test_a_stalled_validation_lowers_the_rate_where_the_schedule_says_so(schedul
 
 
 @pytest.mark.parametrize(
-    ("epoch", "loss", "where"),
+    ("steps", "step", "loss", "where"),
     [
-        (2.0, 2.08, "still at"), (1.9, 2.08, ""), (2.0, 2.03, ""), (2.0, 2.04, "still at"),
-        (9, 2.18, "still at"), (9, 2.19, "far above"), (9, 3, "far above"),
+        (90_000, 1000, 2.08, "still at"), (90_000, 999, 2.08, ""), (90_000, 1000, 2.03, ""),
+        (600, 200, 2.04, "still at"), (600, 199, 2.08, ""), (90, 99, 2.08, ""),
+        (600, 500, 2.18, "still at"), (600, 500, 2.19, "far above"), (600, 500, 3, "far above"),
     ],
 )  # fmt: skip
-def test_a_loss_at_or_above_chance_after_two_epochs(epoch: float, loss: float, where: str) -> None:
-    """98% of ln(8) is 2.038, and 105% is 2.183: what starts too hot is not stuck at chance."""
+def test_a_loss_at_or_above_chance_after_the_first_steps(
+    steps: int, step: int, loss: float, where: str
+) -> None:
+    """A thousand, or a third of a shorter run, but not before a hundred. 98% of ln(8) is 2.038, and
+    105% is 2.183: what starts too hot is not stuck at chance."""
     run, record = make_run(configuration())
-    run.alarm_if_stuck({"epoch": epoch, "loss": loss})
+    run.steps = steps
+    run.alarm_if_stuck({"step": step, "loss": loss})
     said = [text for (text,) in record.of("say")]
     assert len(said) == bool(where)
     if where:
@@ -301,13 +306,14 @@ def test_a_loss_at_or_above_chance_after_two_epochs(epoch: float, loss: float, w
 
 def test_it_is_said_once() -> None:
     run, record = make_run(configuration())
-    for epoch in (1, 2, 3, 4):
-        run.alarm_if_stuck({"epoch": epoch, "loss": 2.08})
+    for step in (1, 100, 110, 120):
+        run.alarm_if_stuck({"step": step, "loss": 2.08})
     assert len(record.of("say")) == 1
 
 
-def test_the_loop_looks_for_it_at_every_row() -> None:
-    """A loss of 2.08 in all steps: said at step 10, the first row after two epochs."""
+def test_the_loop_looks_for_it_at_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss of 2.08 in all steps: said at step 10, the first row from step 8 on."""
+    monkeypatch.setattr(loop, "STUCK_AFTER", (8, 1000))
 
     def at_chance(state: State, batch: dict[str, Any]) -> State:
         after = step(state, batch)
@@ -316,7 +322,7 @@ def test_the_loop_looks_for_it_at_every_row() -> None:
     run, record = make_run(configuration())
     run.loop(initial_state(), 0, at_chance, Batches())
     said = [text for (text,) in record.of("say") if "at chance" in text]
-    assert len(said) == 1 and "after 2.5 epochs" in said[0]
+    assert len(said) == 1 and "after 10 steps" in said[0]
 
 
 def broken(state: State, batch: dict[str, Any]) -> State:
