@@ -176,17 +176,14 @@ def take(config: ConfigDict, count: int) -> Row:
 def probe(viewer: Viewer, variables: Any, images: jax.Array) -> Row:
     """What the network at test does with some images."""
     network = viewer.model.network
-    view = viewer.views[0]
-    logits = np.asarray(viewer(variables, images, view), np.float64)
-    found: Row = {
+    layers = {name: f"{name}/activation" for name in (*network.convolutions(), *network.hidden())}
+    found = viewer.stages(variables, images, viewer.views[:1], ["fc8", *layers.values()])
+    logits = np.asarray(found["fc8"], np.float64)
+    return {
         "spread": float(logits.std(axis=0).mean()),
         "size": float(np.abs(logits).mean()),
-        "active": {},
+        "active": {name: float((found[stage] > 0).mean()) for name, stage in layers.items()},
     }
-    for name in [*network.convolutions(), *network.hidden()]:
-        values = np.asarray(viewer(variables, images, view, f"{name}/activation"))
-        found["active"][name] = float((values > 0).mean())
-    return found
 
 
 def started(row: Row) -> int | None:

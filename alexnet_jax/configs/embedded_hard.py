@@ -15,7 +15,7 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     """Returns the configuration, in one of the three readings of `presets`."""
     config = embedded.get_config(preset)
     config.data.source = "embedded/hard"
-    config.epochs = 15.0
+    config.epochs = 25.0
     config.eval_every = 5.0
     config.log_every = 25
     config.mesh.tower = 1  # many runs, each on a core of its own
