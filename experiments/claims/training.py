@@ -21,6 +21,7 @@ import tqdm
 from alexnet_jax import settings
 from alexnet_jax.errors import UserError
 from alexnet_jax.settings.fields import flatten
+from alexnet_jax.settings.files import LATER
 from experiments.claims.claim import Change, Run, Runs
 from experiments.shared import machine, runs
 from experiments.shared.journal import Journal, fingerprint
@@ -73,10 +74,12 @@ class Trainer:
         return [f"{k}={'' if v is None else v}" for k, v in after.items() if v != before[k]]
 
     def key(self, assignments: Sequence[str], seed: int) -> str:
-        """The name of a run: what makes it, and nothing else."""
+        """The name of a run: what makes it, and nothing else; so that a field that comes to the
+        configurations later changes no name, it counts where it is not what was before it."""
         whole = flatten(settings.override(settings.load(self.name), assignments))
+        whole = {field: of for field, of in whole.items() if LATER.get(field, None) != of}
         for free in ("seed", "data.dir", "data.cache", "keep_checkpoints", "checkpoint_every"):
-            del whole[free]
+            whole.pop(free, None)
         return f"{Path(self.name).stem}-{fingerprint(sorted(whole.items()))[:10]}-{seed}"
 
     def runs(

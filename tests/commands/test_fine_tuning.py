@@ -46,8 +46,9 @@ def test_the_command_that_convert_prints(tiny: Tiny, place: Path, capsys) -> Non
     and beside it a linear classifier on the same images."""
     other.saved(other.torchvision_arrays(), place / "alexnet.safetensors")
     assert convert(["alexnet.safetensors", "--out=W"]) == 0
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if "=finetune" in line)
-    command = shlex.split(line, comments=True)
+    printed = capsys.readouterr().out.replace("\\\n", "").splitlines()  # a line goes on in the next
+    (line,) = (line for line in printed if "=finetune" in line)
+    command = shlex.split(line)
     assert command[:3] == ["python", "-m", "alexnet_jax.main"]
     paces = ("--config.optim.rates.conv1=0", "--config.optim.rates.conv2=0.1")
     done = tiny.run(*command[3:], *paces, "--config.epochs=1", cwd=place)

@@ -407,7 +407,7 @@ def test_memory_stays_flat_over_many_epochs():
     done = subprocess.run([sys.executable, "-c", FLAT], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     # 200 epochs between the two looks: a batch kept of each would be 120 MB.
-    assert int(done.stdout) < 4e6, done.stdout
+    assert int(done.stdout) < 12e6, done.stdout
 
 
 # --- evaluation, errors ---------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from run_fixtures import Tiny
 from alexnet_jax import settings
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.settings.fields import flatten
+from alexnet_jax.settings.files import LATER
 from experiments.claims import __main__ as command
 from experiments.claims import neighbours, page, picture, pooling, relu, statistics
 from experiments.claims.catalogue import CLAIMS
@@ -223,6 +224,27 @@ def test_a_claim_is_run_judged_and_not_run_again(
     command.main(arguments)
     assert (tmp_path / "out" / "runs.jsonl").read_text() == journal
     capsys.readouterr()
+
+
+def test_a_field_that_comes_later_renames_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is at what was before it; else it is another run, and so is another seed. Where data
+    lie is no part of the name."""
+    trainer = Trainer(tmp_path, "embedded_hard")
+    name = trainer.key([], 0)
+    load = settings.load
+
+    def with_a_field(spec: str) -> ConfigDict:
+        config = load(spec)
+        with config.unlocked():
+            config.optim.later = 1.0
+        return config
+
+    monkeypatch.setattr(settings, "load", with_a_field)
+    monkeypatch.setitem(LATER, "optim.later", 1.0)
+    assert trainer.key([], 0) == name == trainer.key(["data.dir=/elsewhere"], 0)
+    assert name not in (trainer.key(["optim.later=2.0"], 0), trainer.key([], 1))
 
 
 def test_a_network_that_cannot_be_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
