@@ -121,6 +121,7 @@ def fit(features: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) 
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
+    from threadpoolctl import threadpool_limits
 
     counts = np.bincount(labels, minlength=len(class_names))
     if not counts.all():
@@ -128,11 +129,12 @@ def fit(features: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) 
     scale = 1 / max(1e-30, float(np.linalg.norm(features, axis=1).mean()))
     regression = LogisticRegression(C=USUAL, max_iter=1000)
     folds = min(FOLDS, int(counts.min()))
-    if folds > 1:
-        search = GridSearchCV(regression, {"C": STRENGTHS}, cv=folds)
-        regression = search.fit(features * scale, labels).best_estimator_
-    else:
-        regression.fit(features * scale, labels)
+    with threadpool_limits(1):  # small products: threads would wait for each other, for minutes
+        if folds > 1:
+            search = GridSearchCV(regression, {"C": STRENGTHS}, cv=folds)
+            regression = search.fit(features * scale, labels).best_estimator_
+        else:
+            regression.fit(features * scale, labels)
     kernel, bias = regression.coef_.T * scale, regression.intercept_
     if len(class_names) == 2:  # which has one column, of the second class against the first
         kernel, bias = np.hstack([0 * kernel, kernel]), np.append(0 * bias, bias)
