@@ -154,8 +154,8 @@ class Run:
         where, why = (
             "still at",
             "Is the learning rate too low (optim.learning_rate), are the initial weights too small "
-            "(model.conv3.std to conv5.std: 0.03 and not the 0.01 of the text; settings/scaling.py "
-            "for narrower networks), or are the labels shuffled?",
+            "(model.conv1.std and the others; settings/scaling.py for narrower networks), or are "
+            "the labels shuffled?",
         )
         if row["loss"] > 1.05 * chance:
             where, why = (
