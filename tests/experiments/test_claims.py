@@ -215,7 +215,7 @@ def test_a_claim_is_run_judged_and_not_run_again(
     assert comparison["verdict"] in (tmp_path / "out" / "claims.md").read_text()
     journal = (tmp_path / "out" / "runs.jsonl").read_text()
     assert len(journal.splitlines()) == 6
-    assert found["arms"]["c"]["command"].endswith("--config.init_from=worse")
+    assert "--config.init_from=worse" in found["arms"]["c"]["command"].split()
     told = [log.read_text() for log in (tmp_path / "out" / "logs").iterdir()]
     starts = {line.split()[-1] for text in told for line in text.splitlines() if "first w" in line}
     given = [settings.read(Path(start[:-1]) / "config.json") for start in starts]

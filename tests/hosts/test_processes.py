@@ -168,7 +168,7 @@ def test_what_is_done_with_runs_is_done_by_two_as_by_one(
     """The best checkpoint, a report, an ensemble, and a run that starts from another."""
     other, best = tmp_path / "other", f"--workdir={alone}"
     said = train(tiny, other, 2, 1, f"--config.init_from={alone}")
-    assert f"first weights, from step 16 of {alone}:" in said and "conv1: from" in said
+    assert f"first weights, from step 16 of {alone}:" in said and "conv1: taken" in said
     twin = tmp_path / "twin"
     train(tiny, twin, 1, 1, f"--config.init_from={alone}")
     fixtures.assert_same_end(other, twin)
