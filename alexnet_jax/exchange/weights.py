@@ -8,8 +8,9 @@ everything that the other program does in another way folded into the kernels:
 * dropout: here units are multiplied by 1 - rate at test (section 4.2), there they are divided by it
   in training. The kernels after a dropout times 1 / (1 - rate) are the same function in both.
 
-The function is the same, at test and in training. The steps of training are not: a layer whose
-kernels were multiplied by c learns 1 / c ** 2 times as fast, in the units it had there.
+The function is the same, at test and in training. The steps of training would not be: a layer whose
+kernels were multiplied by c learns 1 / c ** 2 times as fast, in the units it had there. Its rate
+and its decay make up for that (`learning_as_before`).
 """
 
 import dataclasses
