@@ -9,7 +9,7 @@ interval over seeds, and runs that share a seed are compared with each other. Th
 "not seen", "the opposite", or "cannot be told at this scale". No test image chooses anything.
 Finished runs stand in runs.jsonl of the folder of the results and are not trained again: started
 again with the same `--out`, the command goes on. Writes NAME.json and NAME.png of every claim that
-was tried, and claims.md, the page of all that are there.
+was tried, claims.md, the page of all that are there, and claims.png, their differences.
 """
 
 import argparse
@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(page.paragraph(claim, whole))
             picture.draw(claim, whole, results.path(f"{name}.png"))
     every = read(results.folder)
+    picture.overview(every, results.path("claims.png"))
     results.write("claims.md", page.page(every))
     results.finish()
 

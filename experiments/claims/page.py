@@ -62,7 +62,7 @@ def interval(found: Mapping[str, float]) -> str:
 
 def page(every: Mapping[str, Found]) -> str:
     """The Markdown page of all that was tried."""
-    parts = [HEAD.strip(), table(("claim", "section", "2012", "here"), _verdicts(every), names=4)]
+    parts = [HEAD.strip(), "![All of them](claims.png)", _verdicts(every)]
     for name, found in every.items():
         claim = CLAIMS[name]
         parts += [f"## {claim.sentence}", f"`python -m experiments.claims {name}`"]
@@ -80,17 +80,21 @@ def page(every: Mapping[str, Found]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _verdicts(every: Mapping[str, Found]) -> list[list[str]]:
+def _verdicts(every: Mapping[str, Found]) -> str:
+    """All comparisons, a row each, with what was found on every dataset."""
+    configs = list(dict.fromkeys(config for found in every.values() for config in found))
     rows = []
     for name, found in every.items():
-        claim = CLAIMS[name]
-        verdicts = [
-            f"{comparison['what']}: {comparison['verdict']} ({config})"
-            for config, result in found.items()
-            for comparison in result["comparisons"]
-        ]
-        rows.append([claim.sentence, claim.section, claim.in_2012, "; ".join(verdicts)])
-    return rows
+        cells: dict[str, dict[str, str]] = {}  # by what is compared and configuration
+        for config, result in found.items():
+            for of in result["comparisons"]:
+                cell = f"{interval(of['difference'])} {of['unit']}: **{of['verdict']}**"
+                cells.setdefault(of["what"], {})[config] = cell
+        claim = f"{CLAIMS[name].sentence} ({CLAIMS[name].section})"
+        for what, cell in cells.items():
+            rows.append([claim, what, *(cell.get(config, "") for config in configs)])
+            claim = ""
+    return table(("claim", "compared", *configs), rows, names=2 + len(configs))
 
 
 def _arms(config: str, result: Mapping[str, Any]) -> str:

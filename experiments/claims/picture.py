@@ -1,16 +1,19 @@
-"""A claim as a picture: the difference of every seed, their mean and its interval."""
+"""Claims as pictures: one with the difference of every seed, or the mean differences of all."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from alexnet_jax.pictures.saving import save
 from experiments.claims.claim import Claim
 from experiments.claims.statistics import NOT_SEEN, OPPOSITE, SEEN
 
 COLOURS = {SEEN: "C2", OPPOSITE: "C3", NOT_SEEN: "C0"}
+UNTOLD = "0.45"
+SHARE = "% wrong"  # the unit of the comparisons that `overview` has
 
 
 def draw(claim: Claim, found: Mapping[str, Any], path: Path) -> Path:
@@ -21,7 +24,7 @@ def draw(claim: Claim, found: Mapping[str, Any], path: Path) -> Path:
     for axes, (config, result) in zip(panels, found.items(), strict=True):
         comparisons = result["comparisons"]
         for place, comparison in enumerate(comparisons):
-            colour = COLOURS.get(comparison["verdict"], "0.45")
+            colour = COLOURS.get(comparison["verdict"], UNTOLD)
             pairs = zip(comparison["base"], comparison["other"], strict=True)
             each = [other - base for base, other in pairs]
             mean = comparison["difference"]
@@ -49,4 +52,56 @@ def draw(claim: Claim, found: Mapping[str, Any], path: Path) -> Path:
         fontsize=7, color="0.4",
     )  # fmt: skip
     figure.tight_layout(rect=(0, 0.03, 0.98, 1))
+    return save(figure, path)
+
+
+def overview(every: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+    """Draws how much more is wrong than in the network as it is, of all claims about that.
+
+    In percent of its errors, so that datasets stand beside each other and beside 2012; what was
+    claimed lies to the right.
+
+    Args:
+        every: what was found, by claim and configuration.
+        path: of the picture.
+    """
+    configs = list(dict.fromkeys(config for found in every.values() for config in found))
+    rows: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for name, found in every.items():
+        for config, result in found.items():
+            for comparison in result["comparisons"]:
+                if comparison["unit"] == SHARE:
+                    rows.setdefault((name, comparison["what"]), {})[config] = comparison
+    figure = Figure(figsize=(9, 1.4 + 0.36 * len(rows)), dpi=120)
+    axes = figure.subplots()
+    for place, comparisons in enumerate(rows.values()):
+        for config, comparison in comparisons.items():
+            share = 100 * comparison["sign"] * len(comparison["base"]) / sum(comparison["base"])
+            low, mean, high = (share * comparison["difference"][n] for n in ("low", "mean", "high"))
+            colour = COLOURS.get(comparison["verdict"], UNTOLD)
+            number = configs.index(config)
+            at = place + 0.3 * (number - (len(configs) - 1) / 2)
+            axes.plot([low, high], [at] * 2, color=colour, lw=1.5)
+            axes.plot([mean], [at], "Ds^o"[number % 4], color=colour, ms=5)
+            claimed = abs(share) * comparison["size"]
+            axes.plot([claimed] * 2, [place - 0.3, place + 0.3], ":", color="0.3", lw=1)
+    axes.axvline(0, color="0.7", lw=1, zorder=0)
+    axes.set_xscale("symlog", linthresh=10)
+    ticks = (-50, -20, -10, -5, 0, 5, 10, 20, 50, 100)
+    axes.set_xticks(ticks, [f"{tick:+d}%" if tick else "0" for tick in ticks], fontsize=8)
+    axes.set_yticks(range(len(rows)), [f"{name}: {what}" for name, what in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel("difference of the error, in percent of it; right: as claimed", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    shapes = [Line2D([], [], marker="Ds^o"[n % 4], ls="", color="0.3") for n in range(len(configs))]
+    colours = [Line2D([], [], color=colour, lw=2) for colour in (*COLOURS.values(), UNTOLD)]
+    figure.legend(
+        shapes + colours, [*configs, *COLOURS, "cannot be told"], loc="upper left", ncols=6,
+        fontsize=8, frameon=False,
+    )  # fmt: skip
+    figure.text(
+        0.01, 0.008, "bars: 95% intervals of the means over seeds; dotted: what the claim amounts to",
+        fontsize=7, color="0.4",
+    )  # fmt: skip
+    figure.tight_layout(rect=(0, 0.02, 1, 0.97))
     return save(figure, path)

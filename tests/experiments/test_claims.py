@@ -278,9 +278,11 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
     }  # fmt: skip
     found = {"embedded_hard": result}
     text = page.page({"lrn": found})
-    assert "+3.00 (+0.52 to +5.48)" in text and "other: seen (embedded_hard)" in text
+    assert "| +3.00 (+0.52 to +5.48) % wrong: **seen** |" in text
     assert "21.00 (18.52 to 23.48)" in text and "A word more." in text
     shown = page.paragraph(CLAIMS["lrn"], found)
     assert "24.00 instead of 21.00 % wrong" in " ".join(shown.split())
     path = picture.draw(CLAIMS["lrn"], found, tmp_path / "lrn.png")
+    assert path.stat().st_size > 5000
+    path = picture.overview({"lrn": found}, tmp_path / "claims.png")
     assert path.stat().st_size > 5000
