@@ -100,7 +100,7 @@ def overview(every: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
         fontsize=8, frameon=False,
     )  # fmt: skip
     figure.text(
-        0.01, 0.008, "bars: 95% intervals of the means over seeds; dotted: what the claim amounts to",
+        0.01, 0.008, "bars: 95% intervals of means over seeds; dotted: what the claim amounts to",
         fontsize=7, color="0.4",
     )  # fmt: skip
     figure.tight_layout(rect=(0, 0.02, 1, 0.97))
