@@ -6,6 +6,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from alexnet_jax.errors import UserError
+
 Change = Callable[[ConfigDict], None]  # of a configuration, in place
 
 
@@ -15,7 +17,8 @@ class Run:
 
     Attributes:
         seed: of its weights, masks and order of images.
-        test: the last row of its metrics for each number of views, 1 and 10: `top1_error`, ...
+        test: the last row of its metrics for each number of views, 1 and 10: `top1_error`, ...;
+            nothing if its loss was no number any more before that.
         training: of every interval (step, loss, top1_error), means over its images.
         workdir: where it lies, with its weights.
     """
@@ -26,7 +29,13 @@ class Run:
     workdir: Path
 
     def error(self, views: int = 10) -> float:
-        """Top-1 error of the test split, in percent."""
+        """Top-1 error of the test split, in percent.
+
+        Raises:
+            UserError: there is none, for the loss of the run was no number any more.
+        """
+        if views not in self.test:
+            raise UserError(f"{self.workdir}: its loss was no number any more: nothing to compare")
         return 100 * self.test[views]["top1_error"]
 
 

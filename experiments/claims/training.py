@@ -5,6 +5,7 @@ Every run is a process of its own, as a user would start it, on one core: small 
 for two.
 """
 
+import math
 import os
 import shlex
 import shutil
@@ -27,6 +28,7 @@ from experiments.shared import machine, runs
 from experiments.shared.journal import Journal, fingerprint
 
 OUTCOME = ("top1_error", "top5_error", "loss", "examples")
+DIVERGED = "was not a finite number"  # how the program says so: at a rate too high, a finding
 
 
 class Trainer:
@@ -132,6 +134,9 @@ class Trainer:
         placed = [self._placed(assignment, seed) for assignment in assignments]
         try:
             self._call(core, runs.training(workdir, self.name, [f"seed={seed}", *placed]), key)
+        except UserError as error:
+            if DIVERGED not in str(error):
+                raise
         finally:
             cores.put(core)
         test = {str(row["views"]): row for row in runs.metrics(workdir, "test")}
@@ -142,6 +147,7 @@ class Trainer:
             "training": [
                 (row["step"], round(row["loss"], 5), round(row["top1_error"], 5))
                 for row in runs.metrics(workdir, "train")
+                if math.isfinite(row["loss"])
             ],
         }
 

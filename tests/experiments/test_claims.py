@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from run_fixtures import Tiny
 
 from alexnet_jax import settings
-from alexnet_jax.errors import ConfigError
+from alexnet_jax.errors import ConfigError, UserError
 from alexnet_jax.settings.fields import flatten
 from alexnet_jax.settings.files import LATER
 from experiments.claims import __main__ as command
@@ -224,6 +224,37 @@ def test_a_claim_is_run_judged_and_not_run_again(
     command.main(arguments)
     assert (tmp_path / "out" / "runs.jsonl").read_text() == journal
     capsys.readouterr()
+
+
+def too_fast(config: ConfigDict) -> None:
+    """A rate at which the loss is no number any more after a few steps."""
+    config.optim.learning_rate = 1e6
+
+
+@pytest.mark.slow
+def test_a_rate_that_is_too_high_is_a_finding_and_no_end(tiny: Tiny, tmp_path: Path) -> None:
+    """Its run never comes to an error, and has none to be compared; other failures are said."""
+    trainer = Trainer(tmp_path, str(tiny.config))
+    (diverged,) = trainer.runs({"too fast": too_fast}, [0])["too fast"]
+    assert steps_until(diverged, 0.01) is None
+    with pytest.raises(UserError, match="no number any more"):
+        diverged.error()
+    assert (tmp_path / "runs.jsonl").read_text().count("\n") == 1
+    with pytest.raises(UserError, match="ended with 1: error: folder:/none"):
+        trainer.runs({"nothing to read": lambda c: c.data.update(source="folder:/none")}, [0])
+
+
+def test_a_comparison_with_more_normalisation_looks_for_less_error() -> None:
+    """The arms with less of it should err more, that with the released net's second norm less."""
+    errors_of = {
+        "with it": 0.4,
+        "without": 0.5,
+        "after conv1 alone": 0.45,
+        "and within each map": 0.3,
+    }
+    runs = {arm: [run(0, error=of), run(1, error=of)] for arm, of in errors_of.items()}
+    found = CLAIMS["lrn"].compare(runs)
+    assert {statistics.verdict(comparison) for comparison in found} == {statistics.SEEN}
 
 
 def test_a_field_that_comes_later_renames_no_run(
