@@ -74,12 +74,13 @@ def repeat(work: Callable[[int], Any]) -> Callable[[int], Reading]:
 
 
 def in_turns(
-    variants: Iterable[Variant], rounds: int, seconds: float
+    variants: Iterable[Variant], rounds: int, seconds: float, until: float = math.inf
 ) -> Iterator[tuple[int, Variant, Reading]]:
     """Times all variants once in each round, there and back again.
 
     Each has first run twice or more, untimed, until it was clear how many images it needs to last
-    for `seconds`; it makes that number in every round.
+    for `seconds`; it makes that number in every round. After `until`, of `time.monotonic`, no round
+    but the first begins.
 
     Yields:
         The round, from 0, the variant and its reading.
@@ -87,12 +88,18 @@ def in_turns(
     variants = list(variants)
     amounts = {variant.key: amount(variant, seconds * variant.longer) for variant in variants}
     for number in range(rounds):
+        if number and time.monotonic() > until:
+            return
         for variant in variants if number % 2 == 0 else reversed(variants):
             yield number, variant, variant.run(amounts[variant.key])
 
 
 def readings(
-    variants: Iterable[Variant], rounds: int, seconds: float, tell: Callable[[str], None]
+    variants: Iterable[Variant],
+    rounds: int,
+    seconds: float,
+    tell: Callable[[str], None],
+    until: float = math.inf,
 ) -> dict[str, list[Reading]]:
     """The readings of `in_turns`, by the keys of the variants.
 
@@ -101,11 +108,12 @@ def readings(
         rounds: how often.
         seconds: about how long each runs in a round.
         tell: is given a line about every reading.
+        until: see `in_turns`.
     """
     variants = list(variants)
     found: dict[str, list[Reading]] = {variant.key: [] for variant in variants}
     tell("warming up")
-    for number, variant, reading in in_turns(variants, rounds, seconds):
+    for number, variant, reading in in_turns(variants, rounds, seconds, until):
         found[variant.key].append(reading)
         rate = reading.images / reading.wall_seconds
         tell(f"round {number + 1}/{rounds}  {rate:11,.1f} images/s  {variant.key}")

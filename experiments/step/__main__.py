@@ -7,12 +7,16 @@ Random images, already where they are needed. Every framework has a process of i
 compute a step first have to agree in what comes out, and are then timed in turns, round by round.
 Writes benchmark.json (with --operators operators.json), with all readings, and the page that is
 printed as its neighbour of the same name that ends in .md. What is not installed, or fails, is left
-out, and the page says so. Both files are there after the first session, and grow with each.
+out, and the page says so. Both files are there after the first session, and grow with each. With
+`--minutes` every session has its share of them: half to get ready, in the order of the table, and
+no further round after it.
 """
 
 import argparse
 import contextlib
+import math
 import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -44,6 +48,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--devices", type=number(0), default=0, help="For JAX; 0: all, or two virtual CPUs.")
     add("--rounds", type=number(1), default=5, help="How often everything is timed.")
     add("--seconds", type=number(0.0), default=1.0, help="Everything runs so long a round.")
+    add("--minutes", type=number(0.0), help="On a machine that is lent: in about so many.")
     add("--operators", action="store_true", help="Time the operators one by one instead.")
     add("--startup", action="store_true", help="Also time a command until its first step.")
     add("--cache", default="", help="A prepared dataset: also train from it, input and all.")
@@ -70,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measurements(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What has been measured after every session, and at the end with the startup."""
+    end = math.inf if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
     task = Task(
         config=override(load(arguments.config), fields(arguments)),
         dtype=arguments.dtype,
@@ -86,15 +92,18 @@ def measurements(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "devices": task.devices,
             "platform": task.platform,
         }
-        for part in parts(task, arguments.batch, operators=arguments.operators):
+        sessions = parts(task, arguments.batch, operators=arguments.operators)
+        for left, part in zip(range(len(sessions), 0, -1), sessions, strict=True):
             session = Session(part, frameworks, arguments.only)
-            measured["rows"] += session.run(arguments.rounds, arguments.seconds)
+            limit = max(0.0 if measured["rows"] else 1.0, (end - time.monotonic()) / left)
+            measured["rows"] += session.run(arguments.rounds, arguments.seconds, limit)
             measured["not_run"] += session.not_run
             measured |= {"frameworks": frameworks.about, "ratios": ratios(measured["rows"])}
             if measured["rows"]:
                 yield measured
     if not measured["rows"]:
-        raise UserError(f"--only={','.join(arguments.only)}: no row was run; see --help")
+        limits = f"--only={','.join(arguments.only)} in --minutes={arguments.minutes}"
+        raise UserError(f"{limits}: no row was run; see --help")
     if arguments.startup:
         first = (arguments.config, arguments.batch[0], fields(arguments))
         yield measured | {"startup": startup(*first)}

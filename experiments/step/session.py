@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import fnmatch
+import math
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from experiments.shared.command import say
@@ -27,6 +29,7 @@ OURS = (JAX, OPERATORS)  # have to agree
 EXACT = {"training": 0.02, "inference": 1e-3, "operators": 1e-3}
 ROUGH = 0.25
 INFERENCE = (32, 1)  # images
+LATE = "out of time, by --minutes"
 
 
 def parts(task: Task, batches: Iterable[int], *, operators: bool) -> list[Task]:
@@ -105,19 +108,34 @@ class Session:
         self._variants: list[Variant] = []
         self._ready: dict[str, tuple[Process, Way]] = {}
 
-    def run(self, rounds: int, seconds: float) -> list[Row]:
+    def run(self, rounds: int, seconds: float, limit: float = math.inf) -> list[Row]:
         """Times all ways in turns; a row for each.
+
+        Args:
+            rounds: how often.
+            seconds: about how long each runs in a round.
+            limit: seconds after which no round but the first begins; half of them after which no
+                further way is got ready.
 
         Raises:
             ValueError: this network, its plain version or their operators do not agree.
         """
+        began = time.monotonic()
         ways = list(self._ways())
         if all(way.group == "limits" for _, way in ways):
             return []  # they alone are of no use
+        if not limit:
+            for _, way in ways:
+                self._leave_out(way, LATE)
+            return []
         with tempfile.TemporaryDirectory() as folder:
             for module, way in ways:
-                self._get_ready(module, way, folder)
-        timed = readings(self._variants, rounds, seconds, say)
+                late = time.monotonic() > began + limit / 2
+                if late and self._variants and way.group != "limits":
+                    self._leave_out(way, LATE)
+                else:
+                    self._get_ready(module, way, folder)
+        timed = readings(self._variants, rounds, seconds, say, began + limit)
         for key, (process, way) in self._ready.items():
             self._rows[key] |= summary(timed[key])
             self._rows[key]["peak_memory"] = process(Desk.memory, way.key)

@@ -17,6 +17,7 @@ import pytest
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import Network
+from experiments.shared import timing
 from experiments.step import given, work
 from experiments.step.outcomes import difference
 
@@ -127,6 +128,31 @@ def test_rows_and_ratios_follow_from_the_readings(run) -> None:
         assert ratios["training_4/to_torch"] == ours / torch
     assert f"{ratios['training_4/to_plain']:.2f} times the plain operators" in page
     assert f"a mesh of 1x2 has {ratios['training_4/jax_1x2_to_1x1']:.2f} times its rate" in page
+
+
+@pytest.mark.slow
+def test_in_a_minute_that_is_too_short_the_first_way_is_timed_once(tmp_path: Path) -> None:
+    """And what there was no time for is listed."""
+    result, page = benchmark(
+        tmp_path, "--only=training_*/jax_*,training_*/torch_*", "--minutes=0.01"
+    )
+    own = [row for row in result["rows"] if row["group"] != "limits"]
+    assert [len(row["rounds"]) for row in own] == [1]
+    reasons = {row["reason"] for row in result["not_run"]}
+    assert "out of time, by --minutes" in reasons and "out of time" in page
+
+
+def test_after_its_time_no_further_round_begins() -> None:
+    """The first one always does."""
+    made: list[int] = []
+
+    def work(images: int) -> timing.Reading:
+        made.append(images)
+        return timing.Reading(images, 1.0, 1.0)
+
+    variant = timing.Variant("a", "", "a", work, 1)
+    assert len(list(timing.in_turns([variant], 5, 1.0, until=0.0))) == 1
+    assert len(list(timing.in_turns([variant], 5, 1.0))) == 5
 
 
 @pytest.mark.slow
