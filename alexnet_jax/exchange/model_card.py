@@ -75,9 +75,36 @@ For whoever asks for a layer by its name:
 
 {layers}
 
-THINGSvision takes `get_extractor_from_model(load(), "cpu", backend="pt")`, Brain-Score
-`PytorchWrapper(load(), functools.partial(load_preprocess_images, image_size={crop}))`, Net2Brain a
-NetSet whose `get_model` returns `load()`, each with its own pixels.
+{sums}
+## In other tools
+
+THINGSvision:
+
+```python
+from thingsvision import get_extractor_from_model
+from thingsvision.utils.data import DataLoader, ImageDataset
+from alexnet import load, preprocess
+extractor = get_extractor_from_model(load(), "cpu", backend="pt", preprocess=preprocess)
+dataset = ImageDataset("photos", "out", backend="pt", transforms=preprocess)
+batches = DataLoader(dataset, batch_size=32, backend="pt")
+features = extractor.extract_features(batches, "{layer}", flatten_acts=True)
+```
+
+Brain-Score:
+
+```python
+import torch
+from brainscore_vision.model_helpers.activations.pytorch import PytorchWrapper
+from PIL import Image
+from alexnet import load, preprocess
+def images(paths):
+    return torch.stack([preprocess(Image.open(path)) for path in paths])
+features = PytorchWrapper(load(), images, "alexnet")(["photo.jpg"], layers=["{layer}"])
+```
+
+So `alexnet_jax.features` gives the same, but for what Pillow's scaling changes. Without
+`preprocess` THINGSvision scales by another filter, and Brain-Score squeezes an image into a square.
+Net2Brain takes `load()` in the `get_model` of a NetSet of yours.
 
 ## Classes
 
@@ -107,6 +134,8 @@ def card(trained: TrainedNetwork, about: Mapping[str, Any], parameters: int) -> 
     """
     network = trained.viewer.model.network
     rows = [", ".join(f"`{path}`" for path, _ in row) for row in torch_modules.paths(network)]
+    places = torch_modules.places(network)
+    pools = [place for stage, place in places.items() if stage.endswith("pool")]
     text = CARD.format(
         classes=network.classes,
         kind=_kind(trained),
@@ -120,10 +149,24 @@ def card(trained: TrainedNetwork, about: Mapping[str, Any], parameters: int) -> 
         mean=torch_source.MEAN,
         std=torch_source.STD,
         layers="\n".join(f"- {row}" for row in rows),
+        sums=_sums(places),
+        layer=[places["fc8"], *pools][-1],
         names=_names(about["classes"]),
         version=__version__,
     )
     return "\n\n".join(_filled(paragraph) for paragraph in text.split("\n\n")) + "\n"
+
+
+def _sums(places: Mapping[str, str]) -> str:
+    """Which module is meant by a layer's plain name."""
+    for stage, place in places.items():
+        name, _, word = stage.partition("/")
+        if word == "activation":
+            return (
+                f"Caffe and `alexnet_jax.features` call {name} what comes out of `{place}`; "
+                f"`{places[name]}` gives the sums before.\n"
+            )
+    return ""
 
 
 def torchvisions(network: Network, mean_image: np.ndarray) -> str:

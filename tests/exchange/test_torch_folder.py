@@ -3,6 +3,7 @@ from a folder comes a run again, bit for bit.
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,8 @@ def test_every_stage_is_the_networks(folders: dict[str, Folder], name: str) -> N
         values = expected[stage].reshape(found[place].shape)  # torchvision drops of flattened maps
         assert fixtures.difference(found[place], values) < 1e-5, (stage, place)
         assert f"`{place}`" in card
+    named = re.search(r'layers=\["(.+)"\]', card)  # in the lines for Brain-Score
+    assert named is not None and named[1] in places.values()
     logits = expected["fc8"]
     assert fixtures.difference(found["logits"], logits) < 1e-5
     apart = np.abs(logits[0] - logits[1]).max() / np.abs(logits).max()
