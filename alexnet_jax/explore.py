@@ -16,7 +16,7 @@ from alexnet_jax import cli
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     """Returns the flags; `workdir` is a list."""
     parser = cli.Parser("explore", __doc__)
-    parser.add_argument("--workdir", help="Directory of a run, or of several: W1,W2,W3.")
+    cli.add_workdir(parser, several=True)
     parser.add_argument(
         "--port",
         type=cli.at_least(0),

@@ -16,19 +16,19 @@ Euclidean distance of these features (section 6.1).
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax import cli
+from alexnet_jax.evaluation.feature_places import FORMS, place
 
-FORMATS = ("npy", "npz", "h5", "mat", "csv")
 MAPS = ("whole", "flat", "mean")
 ORDERS = ("channels_last", "channels_first")
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Returns the flags, and the files and folders; `layers` is a list."""
+    """Returns the flags, and the files and folders; `layers` is a list, `there` says where they
+    go."""
     parser = cli.Parser("features", __doc__)
     cli.add_workdir(parser)
     for flag, text in {
@@ -56,7 +56,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         "dtype": ("Of the numbers; float32 by default.", "float32", "float16"),
     }.items():
         parser.add_argument(f"--{flag}", choices=choices, default=choices[0], help=text)
-    parser.add_argument("--format", choices=FORMATS, help="Of the files in a folder; npy if not.")
+    parser.add_argument("--format", choices=FORMS, help="Of the files in a folder; npy if not.")
     parser.add_argument(
         "--queries", type=cli.at_least(1), default=5, help="Rows of --neighbours; 5 by default."
     )
@@ -73,8 +73,13 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         cli.refuse("give either --split=NAME, such as test, or image files and folders", 2)
     if not (flags.out or flags.neighbours):
         cli.refuse("--out is missing: a file, such as --out=features.npy", 2)
+    flags.there = None
     if flags.out:
-        check_out(flags)
+        cli.check_folder("out", flags.out)
+        flags.there = place(Path(flags.out), flags.format, flags.layers)
+        flags.format = flags.there.form
+    if (flags.format, flags.dtype) == ("mat", "float16"):
+        cli.refuse("--dtype=float16: a .mat file has no such numbers; .h5 has them", 2)
     if flags.neighbours:
         cli.check_picture("neighbours", flags.neighbours)
         if len(flags.layers) > 1 or flags.format == "csv":
@@ -82,38 +87,18 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     return flags
 
 
-def check_out(flags: argparse.Namespace) -> None:
-    """Ends the program if --out can be no file or folder of the form that is wanted."""
-    named, suffix = f"--out={flags.out}", Path(flags.out).suffix.removeprefix(".")
-    is_file = suffix in FORMATS
-    if is_file and (len(flags.layers) > 1 or flags.format not in (None, suffix)):
-        cli.refuse(f"{named} is for one layer in that form: give a folder and --format", 2)
-    if suffix and not (is_file or flags.format):
-        endings = ", ".join(f".{name}" for name in FORMATS)
-        cli.refuse(f"{named} has to end in one of {endings}, or --format makes it a folder", 2)
-    if not is_file and os.path.isfile(flags.out):
-        cli.refuse(f"{named} is a file: give a folder, which is made if need be", 2)
-    cli.check_folder("out", flags.out)
-    flags.format = flags.format or (suffix if is_file else "npy")
-    if (flags.format, flags.dtype) == ("mat", "float16"):
-        cli.refuse("--dtype=float16: a .mat file has no such numbers; .h5 has them", 2)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the flags say; the exit code."""
-    flags = parse_flags(argv)
-    cli.say_which(flags.workdir)
     with cli.errors_in_one_line("a file that has its name is complete"):
-        return list_layers(flags) if flags.layers == ["list"] else compute(flags)
+        flags = parse_flags(argv)
+        flags.workdir = cli.workdir(flags.workdir)
+        if flags.layers != ["list"]:
+            return compute(flags)
+        from alexnet_jax import load
+        from alexnet_jax.evaluation import layers
 
-
-def list_layers(flags: argparse.Namespace) -> int:
-    """Prints the layers, with all their names; the exit code."""
-    from alexnet_jax import load
-    from alexnet_jax.evaluation import layers
-
-    print(layers.table(load(flags.workdir, best=flags.best).viewer.model.network))
-    return 0
+        print(layers.table(load(flags.workdir).viewer.model.network))
+        return 0
 
 
 def compute(flags: argparse.Namespace) -> int:
@@ -122,12 +107,10 @@ def compute(flags: argparse.Namespace) -> int:
     from alexnet_jax.data.sources.record import LeftOut
     from alexnet_jax.evaluation import feature_files, features
 
-    there = feature_files.place(Path(flags.out), flags.format, flags.layers) if flags.out else None
-    left_out = LeftOut()
+    there, left_out = flags.there, LeftOut()
     files, problems = photos.find_images(flags.files, left_out)
-    if there:
-        for file in there.written:
-            cli.check_output("out", file, flags.overwrite, files, there.signed)
+    for file in there.written if there else ():
+        cli.check_output("out", file, flags.overwrite, files, there.signed)
     if flags.neighbours:
         cli.check_output("neighbours", flags.neighbours, flags.overwrite, files)
     for path, problem in problems.items():
@@ -153,8 +136,6 @@ def compute(flags: argparse.Namespace) -> int:
         from alexnet_jax.pictures import figure4
 
         figure4.draw_nearest(network, rows, values, pictures.one, flags.queries, flags.neighbours)
-        count = min(flags.queries, len(rows))
-        print(f"{flags.neighbours}: {count} images and the nearest to each")
     return 1 if problems else 0
 
 

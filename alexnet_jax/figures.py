@@ -19,7 +19,7 @@ from alexnet_jax import cli
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     """Returns the flags; `workdir` is a list."""
     parser = cli.Parser("figures", __doc__)
-    parser.add_argument("--workdir", help="Directory of a run, or of several: W1,W2,W3.")
+    cli.add_workdir(parser, several=True)
     parser.add_argument(
         "--out",
         type=cli.path,

@@ -54,7 +54,7 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
         cli.refuse("no images were given: name image files, or folders of them", 2)
     if flags.figure:
         cli.check_picture("figure", flags.figure)
-    cli.say_which(flags.workdir)
+    flags.workdir = cli.workdir(flags.workdir)
     return flags
 
 

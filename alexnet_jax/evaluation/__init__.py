@@ -5,6 +5,6 @@ viewer           from weights to the probabilities of any views
 evaluator        one network's errors               ensemble     several networks as one
 by_class         errors by class, confusions, mistakes
 trained_network  `alexnet_jax.load`                 layers       what they are called
-answers, features, neighbours, album                feature_files, feature_writers
+answers, features, neighbours, album                feature_places, feature_files, feature_writers
 why              what an answer depends on
 """

@@ -14,18 +14,18 @@ for few; `.npz` and `.mat` are packed in memory. MATLAB shows the axes of .h5 in
 """
 
 import contextlib
-import importlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import features
+from alexnet_jax.evaluation.feature_places import Place, check_left_over
 from alexnet_jax.evaluation.feature_writers import WRITERS, Facts
 from alexnet_jax.evaluation.features import Pictures, Row, Values, Wanted
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
@@ -33,72 +33,6 @@ from alexnet_jax.files import whole
 
 BYTES_OF_MAT = 2**31 - 1  # of an array: MATLAB's limit for files of version 5
 DIGITS = 11  # bytes of a number in a table
-NEEDS = {"h5": "h5py", "mat": "scipy.io"}  # packages, '.[features]'
-
-
-class Place(NamedTuple):
-    """Where features are written.
-
-    Attributes:
-        form: of the files, such as 'npy'.
-        features: the file of each layer.
-        names: the file of the rows' names, if they are not in the others.
-        facts: the file of the facts, if they are not in the others.
-        signed: the file that says who wrote all, if the others do not.
-    """
-
-    form: str
-    features: dict[str, Path]
-    names: Path | None = None
-    facts: Path | None = None
-    signed: Path | None = None
-
-    @property
-    def written(self) -> list[Path]:
-        """All files."""
-        return [*self.features.values(), *(file for file in (self.names, self.facts) if file)]
-
-
-def place(out: Path, form: str, layers: Sequence[str]) -> Place:
-    """Where layers go: one into the file `out`, if it ends in the name of the form, else each into
-    a file of its own in the folder `out`.
-
-    Raises:
-        ModuleNotFoundError: the form needs a package that is not there.
-    """
-    if form in NEEDS:
-        importlib.import_module(NEEDS[form])
-    if out.suffix == f".{form}":
-        (layer,) = layers
-        facts = Path(f"{out}.json")
-        match form:
-            case "npy":
-                return Place(form, {layer: out}, out.with_suffix(".files.txt"), facts)
-            case "csv":
-                return Place(form, {layer: out}, None, facts, facts)
-        return Place(form, {layer: out})
-    files = {layer: out / f"{layer.replace('/', '-')}.{form}" for layer in layers}
-    return Place(form, files, out / "files.txt", out / "layers.json", out / "layers.json")
-
-
-def check_left_over(there: Place) -> None:
-    """Refuses to write into a folder where an earlier pass over images would leave files that no
-    longer belong to the names beside them.
-
-    Raises:
-        UserError: names them.
-    """
-    if there.facts is None or not there.facts.is_file():
-        return
-    folder = there.facts.parent
-    earlier = {about["file"] for about in json.loads(there.facts.read_bytes()).get("layers", [])}
-    kept = sorted(earlier - {path.name for path in there.features.values()})
-    kept = [name for name in kept if (folder / name).exists()]
-    if kept:
-        raise UserError(
-            f"{folder} has {', '.join(kept)} of an earlier pass over images: remove that, or give "
-            "a new folder"
-        )
 
 
 def write(

@@ -34,7 +34,7 @@ DENSE = {
     "classifier.6": "",
 }
 FIRST = "features.0.weight"
-MEAN_IMAGE = "pixels.mean_image"  # in what `torch_folder` writes, which is another convention
+MEAN_IMAGE = "mean_image"  # in what `torch_folder` writes, which is another convention
 # What data parallelism, torch.compile and FSDP put into names, wherever they wrap something.
 WRAPPERS = re.compile(r"\b(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 AVERAGES = re.compile(r"(?<![a-z])(?:ema|swa)(?![a-z])|averag|shadow|teacher", re.IGNORECASE)

@@ -12,10 +12,22 @@ import numpy as np
 from alexnet_jax import __version__
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
 from alexnet_jax.exchange import torch_modules, torch_source
+from alexnet_jax.exchange.weights import PIXELS
+from alexnet_jax.model import Network
 from alexnet_jax.run.metrics import read_rows
 
-FOR_TORCHVISION = """ `for_torchvision(model)`, also of `alexnet.py`, is the state dict for
-torchvision's own class."""
+TORCHVISIONS = """
+The state dict for torchvision's own class, `torchvision.models.alexnet(num_classes={classes})`:
+
+```python
+from alexnet import STD, load
+weights = load().state_dict()
+del weights["mean_image"]
+weights["features.0.weight"] *= 255 * STD
+for name in ("classifier.1.weight", "classifier.4.weight"):
+    weights[name] *= {kept}  # there dropout rescales in training
+```
+"""
 MEASURED = {"examples", "top1_error", "top5_error"}
 NAMED = 20  # classes; of more the card has the first and the last
 
@@ -47,13 +59,13 @@ logits = model(preprocess(Image.open("photo.jpg"))[None])  # (1, {classes})
 print(logits.softmax(-1).topk({top}))
 ```
 
-`model` is a `torch.nn.Module` like any other, to be trained on as well.{torchvision}
-
+`model` is a `torch.nn.Module` like any other, to be trained on as well.
+{torchvisions}
 ## Pixels
 
 It takes RGB images (N, 3, {crop}, {crop}) as torch's tools make them by default: pixels from 0 to
-1, minus {mean}, over {std}. `model.pixels` undoes that, and subtracts the mean image of the
-training (`pixels.mean_image`) from pixels on the scale of 0 to 255: do not subtract it yourself.
+1, minus {mean}, over {std}. From them it goes back to the scale of 0 to 255 and subtracts the mean
+image of its training (`mean_image`), which you need not do.
 `preprocess` scales the shorter side to {size} pixels and takes the central {crop}x{crop}; Pillow
 scales within about a grey level of what the network was trained on.
 
@@ -63,9 +75,36 @@ For whoever asks for a layer by its name:
 
 {layers}
 
-THINGSvision takes `get_extractor_from_model(load(), "cpu", backend="pt")`, Brain-Score
-`PytorchWrapper(load(), functools.partial(load_preprocess_images, image_size={crop}))`, Net2Brain a
-NetSet whose `get_model` returns `load()`, each with its own pixels.
+{sums}
+## In other tools
+
+THINGSvision:
+
+```python
+from thingsvision import get_extractor_from_model
+from thingsvision.utils.data import DataLoader, ImageDataset
+from alexnet import load, preprocess
+extractor = get_extractor_from_model(load(), "cpu", backend="pt", preprocess=preprocess)
+dataset = ImageDataset("photos", "out", backend="pt", transforms=preprocess)
+batches = DataLoader(dataset, batch_size=32, backend="pt")
+features = extractor.extract_features(batches, "{layer}", flatten_acts=True)
+```
+
+Brain-Score:
+
+```python
+import torch
+from brainscore_vision.model_helpers.activations.pytorch import PytorchWrapper
+from PIL import Image
+from alexnet import load, preprocess
+def images(paths):
+    return torch.stack([preprocess(Image.open(path)) for path in paths])
+features = PytorchWrapper(load(), images, "alexnet")(["photo.jpg"], layers=["{layer}"])
+```
+
+So `alexnet_jax.features` gives the same, but for what Pillow's scaling changes. Without
+`preprocess` THINGSvision scales by another filter, and Brain-Score squeezes an image into a square.
+Net2Brain takes `load()` in the `get_model` of a NetSet of yours.
 
 ## Classes
 
@@ -94,8 +133,9 @@ def card(trained: TrainedNetwork, about: Mapping[str, Any], parameters: int) -> 
         parameters: how many there are.
     """
     network = trained.viewer.model.network
-    mean_image = np.asarray(trained.viewer.mean_image)
     rows = [", ".join(f"`{path}`" for path, _ in row) for row in torch_modules.paths(network)]
+    places = torch_modules.places(network)
+    pools = [place for stage, place in places.items() if stage.endswith("pool")]
     text = CARD.format(
         classes=network.classes,
         kind=_kind(trained),
@@ -103,16 +143,43 @@ def card(trained: TrainedNetwork, about: Mapping[str, Any], parameters: int) -> 
         origin=about["origin"],
         errors=errors(trained),
         top=min(5, network.classes),
-        torchvision=FOR_TORCHVISION * torch_source.is_for_torchvision(network, mean_image),
+        torchvisions=torchvisions(network, np.asarray(trained.viewer.mean_image)),
         size=trained.size,
         crop=network.input_size,
         mean=torch_source.MEAN,
         std=torch_source.STD,
         layers="\n".join(f"- {row}" for row in rows),
+        sums=_sums(places),
+        layer=[places["fc8"], *pools][-1],
         names=_names(about["classes"]),
         version=__version__,
     )
     return "\n\n".join(_filled(paragraph) for paragraph in text.split("\n\n")) + "\n"
+
+
+def _sums(places: Mapping[str, str]) -> str:
+    """Which module is meant by a layer's plain name."""
+    for stage, place in places.items():
+        name, _, word = stage.partition("/")
+        if word == "activation":
+            return (
+                f"Caffe and `alexnet_jax.features` call {name} what comes out of `{place}`; "
+                f"`{places[name]}` gives the sums before.\n"
+            )
+    return ""
+
+
+def torchvisions(network: Network, mean_image: np.ndarray) -> str:
+    """How torchvision's own class can be it: if it is one, and subtracts one pixel everywhere.
+
+    Args:
+        network: what the layers are.
+        mean_image: (S, S, 3).
+    """
+    mean = np.array(PIXELS["torchvision"].mean, np.float32)
+    if not (torch_modules.is_torchvisions(network) and (mean_image == mean).all()):
+        return ""
+    return TORCHVISIONS.format(classes=network.classes, kept=1 - network.dropout)
 
 
 def _filled(paragraph: str) -> str:

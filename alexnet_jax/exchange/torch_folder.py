@@ -74,7 +74,7 @@ def write(trained: TrainedNetwork, out: Path) -> int:
     mean_image = np.asarray(trained.viewer.mean_image)
     variables = jax.device_get(trained.variables)
     count = weights.count(variables["params"])
-    source = torch_source.source(network, mean_image, count)
+    source = torch_source.source(network, trained.size, count)
     arrays = torch_arrays.state_dict(network, variables, mean_image)
     saved = safetensors.save(arrays, {"format": "pt", "made_by": MADE_BY})
     about = description(trained) | {"sha256": hashlib.sha256(saved).hexdigest()}

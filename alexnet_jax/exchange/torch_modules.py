@@ -20,7 +20,7 @@ class Module(NamedTuple):
     Attributes:
         name: Caffe's: 'conv1', 'norm1'.
         text: what makes it, such as 'nn.ReLU()'.
-        stage: of `AlexNet`, what comes out of it; empty for what only pads.
+        stage: of `AlexNet`, what comes out of it; empty for what only pads or flattens.
     """
 
     name: str
@@ -72,6 +72,8 @@ def halves(network: Network) -> tuple[list[list[Module]], list[list[Module]]]:
     if is_torchvisions(network):
         maps[-1], drop = maps[-1][:-1], maps[-1][-1:]
         units.insert(0, drop)
+    else:
+        units[0].insert(0, Module("flatten", "nn.Flatten()"))
     return maps, units
 
 
@@ -129,7 +131,7 @@ def _after(network: Network, name: str, layer: Conv | Dense, word: str) -> list[
         case "norm":
             return [Module(f"norm{number}", _norm(net, layer.width), stage)]
         case "within_map_norm":
-            text = f"WithinMapNorm({net.within_map_size}, {net.within_map_scale})"
+            text = f"WithinMapNorm({net.within_map_size}, 1, {net.within_map_size // 2})"
             return [Module(f"mapnorm{number}", text, stage)]
         case "pool":
             pad = f'nn.ConstantPad2d({_four(padding)}, -float("inf"))'
@@ -138,7 +140,8 @@ def _after(network: Network, name: str, layer: Conv | Dense, word: str) -> list[
         case "average_pool" if padding == (0, 0):
             return [Module(f"pool{number}", f"nn.AvgPool2d({window})", stage)]
         case "average_pool":
-            return [Module(f"pool{number}", f"AveragePool({window}, {_four(padding)})", stage)]
+            text = f"AveragePool(nn.ZeroPad2d({_four(padding)}), nn.AvgPool2d({window}))"
+            return [Module(f"pool{number}", text, stage)]
         case _:
             return [Module(f"drop{number}", f"Dropout({net.dropout})", stage)]
 

@@ -72,7 +72,7 @@ def draw_nearest(
     queries: int,
     path: str | Path,
 ) -> None:
-    """Draws images from all over the rows, with the nearest of all others.
+    """Draws images from all over the rows, with the nearest of all others, and says so.
 
     Args:
         network: whose features they are.
@@ -94,7 +94,9 @@ def draw_nearest(
         name = network.classes[row.label] if known else photos.printable(Path(row.name).name)
         return Shown(picture(number, row), name, row.label if known else None)
 
-    draw_neighbours(neighbours(features, spread(queries, len(rows)), show), path)
+    asked = spread(queries, len(rows))
+    draw_neighbours(neighbours(features, asked, show), path)
+    print(f"{path}: {len(asked)} images and the nearest to each")
 
 
 def spread(count: int, total: int) -> list[int]:

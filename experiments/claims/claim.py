@@ -83,6 +83,7 @@ class Claim:
         applies: to which configurations; others say nothing of it.
         before: networks that are trained first and not compared; an arm whose `init_from` is such a
             name starts from the weights of the same seed.
+        dots: what the numbers of a comparison are, whose mean and interval are found.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Claim:
     weights: bool = False
     applies: Callable[[ConfigDict], bool] = lambda config: True
     before: Mapping[str, Change] = dataclasses.field(default_factory=dict)
+    dots: str = "seeds"
 
 
 def unchanged(config: ConfigDict) -> None:

@@ -57,4 +57,5 @@ CLAIM = Claim(
     compare=compare,
     caveat="the interval is the jackknife's, over which networks are averaged",
     weights=True,
+    dots="the jackknife's pseudo-values, each without one network",
 )

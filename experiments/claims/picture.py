@@ -1,4 +1,4 @@
-"""Claims as pictures: one with the difference of every seed, or the mean differences of all."""
+"""Claims as pictures: one with its differences, or the mean differences of all."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +48,7 @@ def draw(claim: Claim, found: Mapping[str, Any], path: Path) -> Path:
     figure.suptitle(f"{claim.sentence} ({claim.section})", fontsize=10, x=0.01, ha="left")
     figure.text(
         0.01, 0.005,
-        "dots: seeds; bar: 95% interval of the mean; dotted: what the claim amounts to",
+        f"dots: {claim.dots}; bar: 95% interval of the mean; dotted: what the claim amounts to",
         fontsize=7, color="0.4",
     )  # fmt: skip
     figure.tight_layout(rect=(0, 0.03, 0.98, 1))

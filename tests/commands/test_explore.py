@@ -158,7 +158,7 @@ def test_a_port_in_use_is_said(explorer: browser.Explorer) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--workdir="], "--workdir=: the directory of a run"),
+        (["--workdir="], "--workdir has an empty name"),
         (["--workdir=W,W"], "twice"),
         (["--workdir=W", "--port=x"], "'x': expected a whole number from 0 on"),
         (["--workdir=W", "--port=70000"], "--port=70000: ports go up to 65535"),

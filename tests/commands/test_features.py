@@ -185,7 +185,7 @@ def test_files_none_of_which_can_be_used(monkeypatch, capsys, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--workdir=", "--out=f.npy", "a.jpg"], "--workdir= is empty"),
+        (["--workdir=", "--out=f.npy", "a.jpg"], "--workdir has an empty name"),
         (["--workdir=W", "--out=f.npy"], "give either --split=NAME"),
         (["--workdir=W", "--out=f.npy", "--split=test", "a.jpg"], "give either --split=NAME"),
         (["--workdir=W", "a.jpg"], "--out is missing"),
@@ -236,13 +236,11 @@ def test_several_layers_in_a_folder(monkeypatch, capsys, root: Path, tmp_path: P
         run(monkeypatch, *files, out=out, layers="fc7", format="npy", overwrite=True)
     assert run(monkeypatch, "--layer=prob", *files[:5], out=out, **layers, overwrite=True) == 0
     assert len(np.load(out / "prob.npy")) == len(names(out / "files.txt")) == 5
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="is for one layer in that form: give a folder"):
         run(monkeypatch, *files, out=out / "prob.npy", layers="fc6,fc7", format="npy")
-    assert "is for one layer in that form: give a folder" in capsys.readouterr().err
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="is a file: give a folder"):
         run(monkeypatch, *files, out=tmp_path / "file", layers="fc6,fc7")
-    assert "is a file: give a folder" in capsys.readouterr().err
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "files.txt").write_text("kept")
     with pytest.raises(UserError, match="was not written by this program"):

@@ -116,9 +116,10 @@ def test_home_in_every_flag(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     home = str(tmp_path)
     asked = predict.parse_flags(["--workdir=~/w", "--figure=~/f.png", "~/a.jpg"])
-    assert (asked.workdir, asked.figure) == (f"{home}/w", f"{home}/f.png")
+    assert (asked.workdir, asked.figure) == (tmp_path / "w", f"{home}/f.png")
     assert asked.files == [f"{home}/a.jpg"]
-    names = ("workdir", "out", "cache", "data_dir", "neighbours")
+    assert cli.workdirs("~/w,~/v") == [tmp_path / "w", tmp_path / "v"]
+    names = ("out", "cache", "data_dir", "neighbours")
     given = [f"--{name}=~/{name}.png" for name in names if name != "out"]
     found = features.parse_flags([*given, "--out=~/out.npy", "--split=~"])
     for name in names:

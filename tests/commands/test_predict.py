@@ -314,7 +314,7 @@ def test_the_bar_of_the_true_label_is_red(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--workdir=", "a.jpg"], "--workdir= is empty"),
+        (["--workdir=", "a.jpg"], "--workdir has an empty name"),
         (["--workdir=W"], "no images were given"),
         (["--workdir=W", "--figure=out.txt", "a.jpg"], "--figure=out.txt: a picture's name ends"),
         (["--workdir=W", "--figure=no/out.png", "a.jpg"], "there is no folder no"),

@@ -18,7 +18,8 @@ from scipy import io as scipy_io
 from alexnet_jax import cli
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import feature_files
-from alexnet_jax.evaluation.feature_files import Place, place, read, write_batches
+from alexnet_jax.evaluation.feature_files import read, write_batches
+from alexnet_jax.evaluation.feature_places import Place, place
 from alexnet_jax.evaluation.features import Row, Values
 
 CLASSES = ["cat", "왕의 깃발", "dog, old"]
@@ -285,14 +286,14 @@ MANY = """
 import resource, sys
 from pathlib import Path
 from asked_fixtures import network, squares
-from alexnet_jax.evaluation import feature_files
+from alexnet_jax.evaluation import feature_files, feature_places
 from alexnet_jax.evaluation.features import Pictures, Row, Wanted
 
 def peak(count, form):  # in megabytes
     some = squares(32)
     rows = ([Row(str(start + i), -1) for i in range(32)] for start in range(0, count, 32))
     pictures = Pictures(count, ((row, some) for row in rows), None)
-    there = feature_files.place(Path(sys.argv[1]) / f"{count}.{form}", form, ["conv1"])
+    there = feature_places.place(Path(sys.argv[1]) / f"{count}.{form}", form, ["conv1"])
     feature_files.write(network(), Wanted(("conv1",)), pictures, there)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
