@@ -1,6 +1,7 @@
 """A small network with random weights that the commands ask, and the commands as processes."""
 
 import functools
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import network_fixtures as fixtures
 import numpy as np
 import trained_fixtures
 from PIL import Image
+from run_fixtures import quick_to_compile
 
 from alexnet_jax import settings
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
@@ -52,9 +54,10 @@ def squares(count: int) -> np.ndarray:
 
 
 def program(name: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """`python -m alexnet_jax.NAME`, on one core where that can be asked for."""
+    """`python -m alexnet_jax.NAME`, on one core where that can be asked for, and soon compiled."""
     one_core = ["taskset", "-c", "0"] if shutil.which("taskset") else []
     command = [*one_core, sys.executable, "-m", f"alexnet_jax.{name}", *map(str, arguments)]
+    options = {"env": os.environ | {"XLA_FLAGS": quick_to_compile()}, **options}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 

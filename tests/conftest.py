@@ -28,12 +28,19 @@ def pytest_configure(config: pytest.Config) -> None:
             patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}")
             jax.config.update("jax_num_cpu_devices", 8)
             jax.devices()
+    config.option.loadscopereorder = False  # of pytest-xdist: by the order below instead
     if not hasattr(config, "workerinput"):  # the first process; those of pytest-xdist inherit it
         config.stash[COMPILED] = tempfile.TemporaryDirectory(prefix="alexnet_jax-")
         outer = os.environ.get("JAX_COMPILATION_CACHE_DIR", config.stash[COMPILED].name)
         os.environ.setdefault("ALEXNET_JAX_COMPILED", outer)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first: with one of them at the end all workers but one would wait."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
+LONGEST = ("test_run", "test_imagenet", "test_prepare", "test_cli", "test_processes", "test_cpu")
 COMPILED = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
 

@@ -24,6 +24,7 @@ import numpy as np
 Mutant = tuple[str, Callable[[], object]]  # a name, and what has to come to an allowed end
 
 WIDTHS = (8, 12, 16, 12, 8, 32, 24, 10)  # of the small networks whose weights are damaged
+OF_TORCH = (".safetensors", ".pth", ".pt")
 SIDE = 64  # of a cached image, in pixels
 
 
@@ -188,19 +189,108 @@ def caffe_graph() -> bytes:
     return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
 
 
+def bvlc_arrays() -> dict[str, list[np.ndarray]]:
+    """[kernel, bias] of each layer of BVLC's AlexNet as caffe-tensorflow has them, narrower."""
+    rng = np.random.default_rng(0)
+    c1, c2, c3, c4, c5, f6, f7, classes = WIDTHS
+    shapes = {
+        "conv1": (11, 11, 3, c1),
+        "conv2": (5, 5, c1 // 2, c2),
+        "conv3": (3, 3, c2, c3),
+        "conv4": (3, 3, c3 // 2, c4),
+        "conv5": (3, 3, c4 // 2, c5),
+        "fc6": (c5 * 36, f6),
+        "fc7": (f6, f7),
+        "fc8": (f7, classes),
+    }
+    return {
+        name: [rng.normal(0, 0.05, shape).astype(np.float32), np.zeros(shape[-1], np.float32)]
+        for name, shape in shapes.items()
+    }
+
+
+def caffemodel() -> bytes:
+    """The same as Caffe keeps it."""
+    from alexnet_jax.exchange.caffe_messages import classes
+
+    net: Any = classes()["NetParameter"]()
+    data = net.layer.add(name="data", type="Input", top=["data"])
+    data.input_param.shape.add(dim=[1, 3, 227, 227])
+    last = "data"
+
+    def add(kind: str, name: str) -> Any:
+        nonlocal last
+        layer = net.layer.add(name=name, type=kind, bottom=[last], top=[name])
+        last = name
+        return layer
+
+    geometry = {"conv1": (4, 0, 1), "conv2": (1, 2, 2), "conv3": (1, 1, 1)}
+    for name, arrays in bvlc_arrays().items():
+        kernel, bias = arrays
+        layer = add("Convolution" if kernel.ndim == 4 else "InnerProduct", name)
+        if kernel.ndim == 4:
+            stride, pad, group = geometry.get(name, (1, 1, 2))
+            says = layer.convolution_param
+            says.num_output, says.group = len(bias), group
+            says.kernel_size.append(len(kernel))
+            says.stride.append(stride)
+            says.pad.append(pad)
+        else:
+            layer.inner_product_param.num_output = len(bias)
+        stored = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
+        for array in (stored, bias):
+            blob = layer.blobs.add()
+            blob.shape.dim.extend(array.shape)
+            blob.data = array.astype("<f4").tobytes()
+        if name != "fc8":
+            add("ReLU", f"{name} relu")
+        if name in ("conv1", "conv2"):
+            norm = add("LRN", f"{name} norm").lrn_param
+            norm.local_size, norm.alpha, norm.beta = 5, 1e-4, 0.75
+        if name in ("conv1", "conv2", "conv5"):
+            pool = add("Pooling", f"{name} pool").pooling_param
+            pool.kernel_size.append(3)
+            pool.stride.append(2)
+    return bytes(net.SerializeToString())
+
+
 def weight_files() -> dict[str, bytes]:
     """The same small network's weights in every form that can be read here, by suffix."""
     from safetensors.numpy import save
 
     arrays = torchvision_arrays()
-    found = {".safetensors": save(arrays), ".onnx": caffe_graph()}
+    by_numpy = io.BytesIO()
+    np.save(by_numpy, np.array(bvlc_arrays(), object), allow_pickle=True)
+    found = {
+        ".safetensors": save(arrays),
+        ".onnx": caffe_graph(),
+        ".caffemodel": caffemodel(),
+        ".npy": by_numpy.getvalue(),
+    }
     try:
         import torch
     except ModuleNotFoundError:
         return found
-    file = io.BytesIO()
-    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, file)
-    return found | {".pth": file.getvalue()}
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    zipped, old = io.BytesIO(), io.BytesIO()
+    torch.save(tensors, zipped)
+    torch.save({"state_dict": tensors}, old, _use_new_zipfile_serialization=False)
+    return found | {".pth": zipped.getvalue(), ".pt": old.getvalue()}
+
+
+def exported_folder(folder: Path) -> dict[str, bytes]:
+    """What `export --format=torch` writes of such a network: the two files that are read again."""
+    from safetensors.numpy import save_file
+
+    from alexnet_jax import load
+    from alexnet_jax.exchange import torch_folder
+    from alexnet_jax.exchange.converting import convert
+
+    save_file(torchvision_arrays(), folder / "a.safetensors")
+    convert(folder / "a.safetensors", folder / "a", pixels="torchvision")
+    torch_folder.write(load(folder / "a"), folder / "exported")
+    files = (torch_folder.WEIGHTS, torch_folder.CONFIG)
+    return {name: (folder / "exported" / name).read_bytes() for name in files}
 
 
 def weights(seed: int) -> Iterator[Mutant]:
@@ -208,27 +298,37 @@ def weights(seed: int) -> Iterator[Mutant]:
     from alexnet_jax.errors import UserError
     from alexnet_jax.exchange.converting import convert
 
-    originals = list(weight_files().items())
     with tempfile.TemporaryDirectory() as folder:
+        exported = exported_folder(Path(folder))
+        originals = [*weight_files().items(), *exported.items()]
 
         def read(path: Path, out: Path, content: bytes) -> None:
+            pixels: str | None = "torchvision" if path.suffix in OF_TORCH else "caffe"
+            if path.name in exported:  # with the other file as it was
+                for name, sound in exported.items():
+                    (path.parent / name).write_bytes(sound)
+                pixels = None
             path.write_bytes(content)
             try:
-                convert(path, out, pixels="caffe" if path.suffix == ".onnx" else "torchvision")
+                convert(path.parent if path.name in exported else path, out, pixels=pixels)
             except (UserError, OSError) as error:
                 if out.exists():
                     raise AssertionError("refused, and left a directory") from error
                 raise Refused(str(error)) from error
 
-        for suffix, data in originals:  # what is not damaged has to be read, or nothing is tested
-            convert_here = Path(folder, f"sound{suffix}"), Path(folder, f"sound{suffix}.run")
-            read(*convert_here, data)
+        def place(stem: object, name: str) -> Path:
+            if name not in exported:
+                return Path(folder, f"{stem}{name}")
+            return Path(folder, "exported", name)
+
+        for name, data in originals:  # what is not damaged has to be read, or nothing is tested
+            read(place("sound", name), Path(folder, f"sound{name}.run"), data)
         for number in itertools.count(seed):
             rng = random.Random(f"weights {number}")
-            suffix, data = originals[number % len(originals)]
-            path, out = Path(folder, f"{number}{suffix}"), Path(folder, f"{number}.run")
+            name, data = originals[number % len(originals)]
+            path, out = place(number, name), Path(folder, f"{number}.run")
             content = damaged(data, rng)
-            yield f"weights {number} ({suffix})", lambda p=path, o=out, c=content: read(p, o, c)
+            yield f"weights {number} ({name})", lambda p=path, o=out, c=content: read(p, o, c)
             path.unlink(missing_ok=True)
 
 

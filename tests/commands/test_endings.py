@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asked_fixtures import write_run
+from asked_fixtures import SIZE, write_run
 from run_fixtures import Tiny, checkpoint_steps, rows
 
 from alexnet_jax import cli
 from alexnet_jax.data.cache.store import open_cache
+from alexnet_jax.data.dataset import ensure_cache
 from alexnet_jax.errors import ConfigError, UserError
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
@@ -335,6 +336,7 @@ def commands(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     images = f"{tiny.root}/images"
     dataset = [f"--config.data.source=folder:{images}", "--config.data.dir=OUT"]
     of_run = [f"--workdir={run}", images]
+    cache = ensure_cache(f"folder:{images}", SIZE, str(root)).path
     return {
         "train": ["main", "--workdir=OUT/w", f"--config={tiny.config}", "--config.epochs=20"],
         "evaluate": ["main", f"--workdir={trained}", "--mode=evaluate", *dataset],
@@ -343,7 +345,9 @@ def commands(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "prepare": ["prepare", f"--source=folder:{images}", "--out=OUT/c", "--size=64"],
         "predict": ["predict", *of_run, "--figure=OUT/p.png"],
         "features": ["features", *of_run, "--out=OUT/f.npy", "--neighbours=OUT/n.png"],
+        "linear": ["linear", f"--workdir={run}", f"--cache={cache}", "--out=OUT/linear"],
         "figures": ["figures", f"--workdir={run}", "--out=OUT/figures"],
+        "explore": ["explore", f"--workdir={run}", "--port=0"],
         "onnx": ["export", f"--workdir={run}", "--format=onnx", "--out=OUT/x.onnx"],
     }
 
@@ -378,6 +382,7 @@ def stop_at(command: list[str], out: Path, number: signal.Signals, seconds: floa
     if "--workdir=OUT/w" not in command:  # which saves first
         assert took < 3, took  # two, and what a machine with other work adds
     assert [path for path in out.rglob("*.partial") if path.is_file()] == []
+    assert [*out.rglob(".partial-*")] == []
 
 
 def takes_signals(pid: int) -> bool:
@@ -410,13 +415,17 @@ def test_stopped_at_some_moments(commands: dict[str, list[str]], tmp_path: Path,
         "prepare",
         "predict",
         "features",
+        "linear",
         "figures",
+        "explore",
         "onnx",
     ],
 )
 def test_stopped_at_forty_moments(
     commands: dict[str, list[str]], tmp_path: Path, name: str
 ) -> None:
+    if name == "explore":
+        pytest.importorskip("gradio")
     moments = random.Random(name)
     for turn in range(40):
         number = NUMBERS[turn % 2]

@@ -17,7 +17,7 @@ from absl.testing import flagsaver
 from data_fixtures import assert_same_files
 from ml_collections import ConfigDict
 from network_fixtures import small_config
-from run_fixtures import Tiny, rows
+from run_fixtures import rows
 
 from alexnet_jax import main, settings
 from alexnet_jax.data.cache import store
@@ -33,24 +33,20 @@ def prepare(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Tiny:
-    return Tiny(tmp_path_factory.mktemp("tiny"))
-
-
-def test_prepare_verify_and_train(tiny, tmp_path):
+def test_prepare_verify_and_train(tiny, tmp_path, capsys):
     out = tmp_path / "cache"
     flags = [f"--source=folder:{tiny.root}/images", f"--out={out}", "--size=24"]
     done = prepare(*flags)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert "4 classes; train 64, validation 20, test 24" in done.stdout
     assert f"--config.data.cache={out} --config.data.size=24" in done.stdout
-    done = prepare(f"--out={out}")
-    assert done.returncode == 0 and "all 108 images are as they were written" in done.stdout
-    done = prepare(*flags)
-    assert done.returncode == 0 and "is complete already" in done.stdout
-    done = prepare(f"--source=folder:{tiny.root}/images", f"--out={out}", "--size=22")
-    assert done.returncode == 1 and "give another directory" in done.stderr
+    assert prepare_command([f"--out={out}"]) == 0
+    assert "all 108 images are as they were written" in capsys.readouterr().out
+    assert prepare_command(flags) == 0
+    assert "is complete already" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        prepare_command([*flags[:2], "--size=22"])
+    assert "give another directory" in capsys.readouterr().err
 
     # Trained from there, from the cache that main makes, and without any: the same run.
     short = ["--config.epochs=1", "--config.data.source=tfds:elsewhere"]

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -210,6 +211,45 @@ def test_nothing_half_written_has_the_name(tmp_path: Path, form: str) -> None:
         with pytest.raises(KeyboardInterrupt):
             write_batches(there, stopped(), SHAPES, {la: facts(la) for la in SHAPES}, CLASSES)
     assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from test_feature_files import CLASSES, SHAPES, batches, facts
+from alexnet_jax.evaluation.feature_files import WRITERS, place, write_batches
+def killed(after):
+    yield from list(batches())[:after]
+    os.kill(os.getpid(), signal.SIGKILL)
+for form in WRITERS:
+    there = place(Path(sys.argv[1]) / form, form, list(SHAPES))
+    about = {layer: facts(layer) for layer in SHAPES}
+    for after in (1, 4):
+        if not (child := os.fork()):
+            write_batches(there, killed(after), SHAPES, about, CLASSES, overwrite=True)
+        print(form, after, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked")
+def test_killed_while_it_writes_what_was_there_stays(tmp_path: Path) -> None:
+    """To the byte, with all of its files, in a folder that has nothing else by a name that shows;
+    and the next pass replaces it."""
+    before = {form: written(tmp_path / form, form).written for form in feature_files.WRITERS}
+    bytes_of = {path: path.read_bytes() for paths in before.values() for path in paths}
+    done = another(KILLED, tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected = [f"{form} {after} {-signal.SIGKILL}" for form in before for after in (1, 4)]
+    assert done.stdout.splitlines() == expected
+    for form, paths in before.items():
+        shown = [path for path in (tmp_path / form).iterdir() if path.name[0] != "."]
+        assert sorted(shown) == sorted(paths)
+        there = place(tmp_path / form, form, list(SHAPES))
+        about = {layer: facts(layer) for layer in SHAPES}
+        assert all(path.read_bytes() == bytes_of[path] for path in paths)
+        fewer = [next(batches())]
+        assert len(write_batches(there, fewer, SHAPES, about, CLASSES, overwrite=True)) == 32
+        assert all(path.read_bytes() != bytes_of[path] for path in paths)
 
 
 FULL = """

@@ -4,12 +4,14 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from alexnet_jax.data import decoding
+from experiments.reliability import __main__ as campaign
 from experiments.reliability import damage, mutants, small
 from experiments.reliability.__main__ import PARTS, page, summary
 from experiments.reliability.case import EXACT, FAILED, REFUSED, Ended
@@ -17,8 +19,9 @@ from experiments.reliability.case import EXACT, FAILED, REFUSED, Ended
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_short_campaign(tmp_path: Path) -> None:
-    """Kills, SIGTERM, a full disk, damage and mutants: nothing is lost; resumed, it is done."""
+    """Kills, SIGTERM, a full disk, damage and mutants: nothing is lost."""
     command = [sys.executable, "-m", "experiments.reliability", "--quick", f"--out={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -28,6 +31,43 @@ def test_the_short_campaign(tmp_path: Path) -> None:
     outcomes = {name: part["outcomes"] for name, part in result["parts"].items()}
     assert all(outcomes[name][EXACT] > 0 for name in outcomes)
     assert all(outcomes[name][REFUSED] > 0 for name in ("images", "weights", "configurations"))
+
+
+class Still(small.Small):
+    """The small run that nobody trains: two files of a directory are all there is of it."""
+
+    def __init__(self, root: Path, train: Callable[[Path], Ended]) -> None:
+        self.halfway, self.unbroken = root / "halfway", root / "unbroken"
+        self.train = lambda workdir, *flags, **options: train(workdir)
+        self.halfway.mkdir(parents=True, exist_ok=True)
+        (self.halfway / "config.json").write_text('{"seed": 0}')
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    """Cases of a part and a process of mutants: counted, on a page, kept; a failure is exit code 1,
+    and what is settled is not tried again."""
+    monkeypatch.setattr(campaign, "QUICK_MUTANTS", {"configurations": 4})
+    command = ["--quick", "--only=damage,configurations", f"--out={tmp_path / 'out'}"]
+    said = ["error: no\n", "Traceback (most recent call last)\n"]
+    asked: list[Path] = []
+
+    def train(workdir: Path) -> Ended:
+        asked.append(workdir)
+        return Ended(1, "", said[len(asked) > 3])
+
+    monkeypatch.setattr(campaign, "Small", lambda root: Still(tmp_path, train))
+    for tried in (5, 0):
+        with pytest.raises(SystemExit) as ended:
+            campaign.main([*command, "--workers=1"])
+        assert ended.value.code == 1
+        assert f"5 cases, {5 - tried} of them tried before" in capfd.readouterr().err
+    assert len(asked) == 4
+    result = json.loads((tmp_path / "out/reliability.json").read_text())
+    damage, configurations = (result["parts"][name] for name in ("damage", "configurations"))
+    assert damage["outcomes"] == {REFUSED: 3, FAILED: 1} and len(damage["failures"]) == 1
+    assert configurations["tried"] == 4 and not configurations["failures"]
+    assert configurations["outcomes"].keys() <= {EXACT, REFUSED}
+    assert damage["failures"][0] in (tmp_path / "out/reliability.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -92,23 +132,17 @@ def test_what_is_not_damaged_is_read() -> None:
 
 def test_every_way_of_damage_is_one(tmp_path: Path) -> None:
     """Told by a training that looks at its directory and does nothing."""
-    (tmp_path / "halfway").mkdir()
-    (tmp_path / "halfway/config.json").write_text('{"seed": 0}')
     seen = []
 
-    class Looking(small.Small):
-        def __init__(self) -> None:
-            self.halfway = tmp_path / "halfway"
-
-        def train(self, workdir: Path, *flags: str, **options: object) -> Ended:
-            try:
-                seen.append((workdir / "config.json").read_bytes())
-            except OSError as error:
-                seen.append(type(error).__name__.encode())
-            return Ended(1, "", "error: no\n")
+    def look(workdir: Path) -> Ended:
+        try:
+            seen.append((workdir / "config.json").read_bytes())
+        except OSError as error:
+            seen.append(type(error).__name__.encode())
+        return Ended(1, "", "error: no\n")
 
     for way in damage.WAYS:
-        found = damage.damaged(Looking(), tmp_path / way, "config.json", way)
+        found = damage.damaged(Still(tmp_path, look), tmp_path / way, "config.json", way)
         assert found.word == REFUSED
     deleted, truncated, altered, unreadable = seen
     assert deleted == b"FileNotFoundError" and unreadable == b"OSError"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_fixtures import Tiny
+from run_fixtures import Tiny, quick_to_compile
 
 from experiments.two_machines import exchanges
 from experiments.two_machines.report import bytes_of, exchanged, rates, sent_of
@@ -26,7 +26,7 @@ def run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str,
     command += ["--set=model.fc7.width=12"]
     command += ["--set=model.conv4.width=0", "--set=model.conv5.width=0"]
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # half of the time is the compiler's
+        "XLA_FLAGS": quick_to_compile(),
         "JAX_COMPILATION_CACHE_DIR": os.environ["ALEXNET_JAX_COMPILED"],
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import run_fixtures as fixtures
-from run_fixtures import Tiny
+from run_fixtures import Tiny, quick_to_compile
 
 from experiments.reliability.case import Ended
 from experiments.reliability.processes import KEEPING, Processes
@@ -38,7 +38,17 @@ def start(tiny: Tiny, folder: Path, count: int, *arguments: object, **options: A
     """So many processes of `alexnet_jax.main`, with the tiny configuration."""
     compiled = Path(os.environ["ALEXNET_JAX_COMPILED"])
     command = ("alexnet_jax.main", f"--config={tiny.config}", *arguments)
-    return Processes(folder / "words", count, *command, compiled=compiled, **options)
+    of_one = options.pop("options", lambda number: {})
+
+    def hurried(number: int) -> dict[str, Any]:
+        given = of_one(number)
+        return {
+            **given,
+            "environment": {"XLA_FLAGS": quick_to_compile(), **given.get("environment", {})},
+        }
+
+    more = {"compiled": compiled, "options": hurried, **options}
+    return Processes(folder / "words", count, *command, **more)
 
 
 def train(tiny: Tiny, workdir: Path, count: int, epochs: float, *more: object) -> str:

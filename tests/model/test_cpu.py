@@ -177,10 +177,9 @@ FIRST = Conv(8, 11, 4, (0, 3), std=0.05, after="norm pool activation")
     "mesh, changes",
     [
         ((1, 1), {"conv1": FIRST, "activation": "tanh"}),
-        ((1, 2), {}),
         ((2, 2), {"conv6": CONV6}),
     ],
-    ids=["source order", "2012", "pretrained"],
+    ids=["source order", "pretrained"],
 )
 def test_a_whole_network(
     mesh: tuple[int, int], changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch

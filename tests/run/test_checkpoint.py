@@ -193,9 +193,10 @@ def test_whichever_file_is_damaged_the_arrays_are_right(saved: Path, damage, tmp
         assert said[1:] == ["falling back to the checkpoint of step 2"]
         assert moved == [copy.parent / "damaged_checkpoints" / "3"]
         assert (moved[0] / "model").is_dir()
-        with Checkpoints(copy) as checkpoints:  # and step 3 can be saved again
-            checkpoints.save(3, on(trees(3), (1, 2)), {"input": {}}, None)
-        assert same_bits(restore(copy)[0], trees(3))
+        if len(harmed) == 1:  # step 3 can be saved again; the same after each, as it was moved
+            with Checkpoints(copy) as checkpoints:
+                checkpoints.save(3, on(trees(3), (1, 2)), {"input": {}}, None)
+            assert same_bits(restore(copy)[0], trees(3))
     for part in ("model", "training"):
         assert any(file.startswith(f"3/{part}/") and "/d/" in file for file in harmed)
     assert "3/_CHECKPOINT_METADATA" in harmed
