@@ -14,7 +14,7 @@ from experiments.claims.claim import Change, Claim, Comparison, Runs
 from experiments.claims.curves import steps_until
 
 ERROR = 0.25  # of the training images
-RATES = (0.001, 0.002, 0.005, 0.01, 0.02)
+RATES = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
 def four_layers(activation: str, rate: float) -> Change:
