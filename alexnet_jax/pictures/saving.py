@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def save(figure: Figure, path: str | Path, *, tight: bool = True) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
-    _find_letters(figure)
+    find_letters(figure.findobj(Text))
     form = path.suffix.lower().removeprefix(".")
     mark: dict[str, Any] = {"metadata": {"Creator": MADE_BY}}  # of a PDF or an SVG
     if form == "png":
@@ -49,13 +50,13 @@ def save(figure: Figure, path: str | Path, *, tight: bool = True) -> Path:
     return path
 
 
-def _find_letters(figure: Figure) -> None:
+def find_letters(texts: Iterable[Text]) -> None:
     """Lets names such as 왕의 깃발 have the letters of any font that is installed."""
-    foreign = [text for text in figure.findobj(Text) if not text.get_text().isascii()]
+    foreign = [text for text in texts if not text.get_text().isascii()]
     if foreign:
-        there = _families()
+        there = [family for family in FALLBACKS if family in _families()]
         for text in foreign:
-            text.set_fontfamily([*text.get_fontfamily(), *(f for f in FALLBACKS if f in there)])
+            text.set_fontfamily([*dict.fromkeys([*text.get_fontfamily(), *there])])
 
 
 @functools.cache

@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
-from alexnet_jax.pictures.saving import save
+from alexnet_jax.pictures.saving import find_letters, save
 
 DPI = 100  # pixels in an inch
 BAR = 17  # pixels a bar
 TRUE, OTHER = "#e8a09a", "#a9c3e6"  # the bars: of the label that matters, of another
-LETTERS = 25  # of a class name
+INSIDE = 3.2  # pixels between a bar's ends and what is written in it
+LETTERS = 25  # of a class name at most
 
 
 class Sheet:
@@ -27,6 +30,7 @@ class Sheet:
         """An empty one."""
         self._width, self._height = width, height
         self._figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+        self._canvas = FigureCanvasAgg(self._figure)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Axes without ticks."""
@@ -65,14 +69,25 @@ class Sheet:
         for line, label in enumerate(shown):
             probability = probabilities[label]
             axes.barh(line, probability, color=TRUE if label == red else OTHER, height=0.88)
-            name, share = short(classes[label], letters), f"{probability:.0%}"
-            inside = 3.2 / width
-            axes.text(inside, line, name, fontsize=7, va="center_baseline")
-            axes.text(1 - inside, line, share, fontsize=7, va="center_baseline", ha="right")
+            style: dict[str, Any] = {"fontsize": 7, "va": "center_baseline"}
+            ends = INSIDE / width, 1 - INSIDE / width
+            share = axes.text(ends[1], line, f"{probability:.0%}", ha="right", **style)
+            room = width - 4 * INSIDE - self._width_of(share)
+            name = axes.text(ends[0], line, short(classes[label], letters), **style)
+            for fewer in range(letters - 1, 0, -1):
+                if self._width_of(name) <= room:
+                    break
+                name.set_text(short(classes[label], fewer))
         axes.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5))
         for spine in axes.spines.values():
             spine.set(linewidth=0.5, color="#888888")
         return axes
+
+    def _width_of(self, text: Text) -> float:
+        """In pixels."""
+        find_letters([text])
+        extent = text.get_window_extent(self._canvas.get_renderer())
+        return float(extent.width)
 
     def text(self, left: float, top: float, text: str, **style: Any) -> None:
         """Text whose first line begins there, in the style of matplotlib's `Text`."""

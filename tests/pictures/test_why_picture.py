@@ -161,3 +161,24 @@ def test_the_command(
     with pytest.raises(SystemExit):
         figures.main([f"--workdir={run}", f"--photo={tmp_path}/no.png"])
     assert "no.png': not an image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [160, 240])
+def test_a_name_ends_before_its_number(width: int) -> None:
+    """Letters are of many widths; names that have room are whole."""
+    classes = [
+        "W" * 40,
+        "Pembroke, Pembroke Welsh corgi " * 2,
+        "왕의 깃발 " * 9,
+        "tabby",
+        "왕의 깃발",
+    ]
+    page = sheet.Sheet(width, 200)
+    axes = page.bars(0, 0, width, np.ones(5), range(5), classes, None)
+    boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
+    shares = [text.get_window_extent() for text in axes.texts if text.get_text() == "100%"]
+    names = [text.get_text() for text in axes.texts if text.get_text() != "100%"]
+    assert len(shares) == len(names) == 5 and names[3:] == classes[3:]
+    assert all(boxes[name].x1 + 3 < share.x0 for name, share in zip(names, shares, strict=True))
+    room = max(boxes[name].x1 for name in names[:3])
+    assert room > 0.7 * shares[0].x0 and all(name.endswith("…") for name in names[:3])
