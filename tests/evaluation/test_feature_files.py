@@ -217,7 +217,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from test_feature_files import CLASSES, SHAPES, batches, facts
-from alexnet_jax.evaluation.feature_files import WRITERS, place, write_batches
+from alexnet_jax.evaluation.feature_files import WRITERS, write_batches
+from alexnet_jax.evaluation.feature_places import place
 def killed(after):
     yield from list(batches())[:after]
     os.kill(os.getpid(), signal.SIGKILL)

@@ -378,8 +378,8 @@ def test_a_wrong_command_is_refused(
     file = tmp_path / "file"
     file.touch()
     wrong = {
-        ("--workdir=",): "--workdir=: the directory of a run",
-        (f"--workdir={tmp_path},,",): f"--workdir={tmp_path},,: the directory of a run",
+        ("--workdir=",): "--workdir has an empty name: the directory of a run",
+        (f"--workdir={tmp_path},,",): "--workdir has an empty name: the directory of a run",
         (f"--workdir={tmp_path},{tmp_path}/../{tmp_path.name}/",): f"names {tmp_path} twice",
         (f"--workdir={tmp_path}", f"--out={file}"): f"--out={file} is a file",
         ("more",): "unexpected argument 'more'",
