@@ -16,6 +16,7 @@ import argparse
 import importlib.util
 import json
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -164,6 +165,7 @@ def check_installed() -> None:
 def fitted(images: np.ndarray, rng: np.random.Generator) -> list[Kind]:
     """Components and mixtures of both descriptors, of patches that are drawn."""
     from sklearn.decomposition import PCA
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     some = rng.permutation(len(images))[: max(1, SAMPLE // 100)]
@@ -182,7 +184,9 @@ def fitted(images: np.ndarray, rng: np.random.Generator) -> list[Kind]:
         mixture = GaussianMixture(
             GAUSSIANS, covariance_type="diag", max_iter=50, random_state=int(rng.integers(2**31))
         )
-        kinds.append(Kind(components, mixture.fit(components.transform(whole))))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # 50 rounds will do
+            kinds.append(Kind(components, mixture.fit(components.transform(whole))))
     return kinds
 
 
