@@ -22,6 +22,7 @@ from alexnet_jax.settings.fields import nearest
 from experiments.claims import page, picture
 from experiments.claims.catalogue import CLAIMS
 from experiments.claims.claim import Claim
+from experiments.claims.curves import course
 from experiments.claims.statistics import difference, mean, verdict
 from experiments.claims.training import Trainer
 from experiments.shared.command import (
@@ -103,7 +104,7 @@ def judge(claim: Claim, trainer: Trainer, seeds: Sequence[int]) -> dict[str, Any
             "error": {str(views): mean(of)._asdict() for views, of in errors.items()},
             "errors": {str(views): of for views, of in errors.items()},
             "training_loss_at_the_end": [run.training[-1][1] for run in runs[name]],
-        }
+        } | ({"course": course(runs[name])} if claim.level else {})
     comparisons = [
         {
             **vars(comparison),

@@ -81,6 +81,7 @@ class Claim:
         extra: sentences about what else was seen.
         weights: the trained weights are looked at, and not the errors alone.
         applies: to which configurations; others say nothing of it.
+        level: a training error, if the claim is about the way there: the courses are drawn.
         before: networks that are trained first and not compared; an arm whose `init_from` is such a
             name starts from the weights of the same seed.
         dots: what the numbers of a comparison are, whose mean and interval are found.
@@ -98,6 +99,7 @@ class Claim:
     extra: Callable[[Runs], list[str]] | None = None
     weights: bool = False
     applies: Callable[[ConfigDict], bool] = lambda config: True
+    level: float | None = None
     before: Mapping[str, Change] = dataclasses.field(default_factory=dict)
     dots: str = "seeds"
 

@@ -1,5 +1,7 @@
 """What is read off the course of a run."""
 
+from collections.abc import Sequence
+
 from experiments.claims.claim import Run
 
 
@@ -20,3 +22,9 @@ def steps_until(run: Run, error: float) -> float | None:
             return there + (middle - there) * (was - error) / (was - found)
         before, last = (middle, found), step
     return None
+
+
+def course(runs: Sequence[Run]) -> list[tuple[int, float]]:
+    """The steps of the rows of the metrics, and the mean training error of all runs there."""
+    rows = zip(*(run.training for run in runs), strict=True)
+    return [(row[0][0], round(sum(error for _, _, error in row) / len(row), 4)) for row in rows]

@@ -40,5 +40,6 @@ CLAIM = Claim(
     in_2012='"substantial overfitting", "roughly doubles" (no log of it is left)',
     arms={"dropout": unchanged, "without": without},
     compare=compare,
+    level=TRAINING_ERROR,
     caveat="training errors with dropout are those of a network of which half is missing",
 )

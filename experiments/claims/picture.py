@@ -1,9 +1,10 @@
 """Claims as pictures: one with its differences, or the mean differences of all."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -17,34 +18,16 @@ SHARE = "% wrong"  # the unit of the comparisons that `overview` has
 
 
 def draw(claim: Claim, found: Mapping[str, Any], path: Path) -> Path:
-    """Draws what was found on every dataset, one panel each, into a file."""
+    """Draws what was found on every dataset into a file: a panel each, and one more with the
+    courses of the training if the claim is about them."""
     rows = max(len(result["comparisons"]) for result in found.values())
-    figure = Figure(figsize=(8, (1.1 + 0.55 * rows) * len(found) + 0.4), dpi=120)
-    panels = figure.subplots(len(found), squeeze=False)[:, 0]
-    for axes, (config, result) in zip(panels, found.items(), strict=True):
-        comparisons = result["comparisons"]
-        for place, comparison in enumerate(comparisons):
-            colour = COLOURS.get(comparison["verdict"], UNTOLD)
-            pairs = zip(comparison["base"], comparison["other"], strict=True)
-            each = [other - base for base, other in pairs]
-            mean = comparison["difference"]
-            claimed = comparison["sign"] * comparison["size"]
-            axes.plot([claimed] * 2, [place - 0.35, place + 0.35], ":", color="0.3", lw=1)
-            axes.plot(each, [place] * len(each), "o", color=colour, ms=4, alpha=0.45)
-            axes.plot([mean["low"], mean["high"]], [place] * 2, color=colour, lw=2)
-            axes.plot([mean["mean"]], [place], "D", color=colour, ms=7)
-            axes.annotate(
-                comparison["verdict"], (1.01, place), xycoords=("axes fraction", "data"),
-                va="center", fontsize=8, color=colour,
-            )  # fmt: skip
-        axes.axvline(0, color="0.7", lw=1, zorder=0)
-        axes.set_yticks(range(len(comparisons)), [c["what"] for c in comparisons], fontsize=8)
-        axes.set_ylim(len(comparisons) - 0.4, -0.6)
-        units = dict.fromkeys(c["unit"] for c in comparisons)
-        axes.set_xlabel(f"difference, {' / '.join(units)}", fontsize=8)
-        axes.tick_params(axis="x", labelsize=8)
-        axes.set_title(f"{config}, {len(result['seeds'])} seeds", fontsize=9, loc="left")
-        axes.spines[["top", "right"]].set_visible(False)
+    heights = [1.1 + 0.55 * rows, *([2.6] if claim.level else [])] * len(found)
+    figure = Figure(figsize=(8, sum(heights) + 0.4), dpi=120)
+    panels = iter(figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0])
+    for config, result in found.items():
+        _differences(next(panels), f"{config}, {len(result['seeds'])} seeds", result["comparisons"])
+        if claim.level:
+            _courses(next(panels), result["arms"], claim.level)
     figure.suptitle(f"{claim.sentence} ({claim.section})", fontsize=10, x=0.01, ha="left")
     figure.text(
         0.01, 0.005,
@@ -53,6 +36,46 @@ def draw(claim: Claim, found: Mapping[str, Any], path: Path) -> Path:
     )  # fmt: skip
     figure.tight_layout(rect=(0, 0.03, 0.98, 1))
     return save(figure, path)
+
+
+def _differences(axes: Axes, title: str, comparisons: Sequence[Mapping[str, Any]]) -> None:
+    """Of every seed, their mean and its interval, a line for each comparison."""
+    for place, comparison in enumerate(comparisons):
+        colour = COLOURS.get(comparison["verdict"], UNTOLD)
+        pairs = zip(comparison["base"], comparison["other"], strict=True)
+        each = [other - base for base, other in pairs]
+        mean = comparison["difference"]
+        claimed = comparison["sign"] * comparison["size"]
+        axes.plot([claimed] * 2, [place - 0.35, place + 0.35], ":", color="0.3", lw=1)
+        axes.plot(each, [place] * len(each), "o", color=colour, ms=4, alpha=0.45)
+        axes.plot([mean["low"], mean["high"]], [place] * 2, color=colour, lw=2)
+        axes.plot([mean["mean"]], [place], "D", color=colour, ms=7)
+        axes.annotate(
+            comparison["verdict"], (1.01, place), xycoords=("axes fraction", "data"),
+            va="center", fontsize=8, color=colour,
+        )  # fmt: skip
+    axes.axvline(0, color="0.7", lw=1, zorder=0)
+    axes.set_yticks(range(len(comparisons)), [c["what"] for c in comparisons], fontsize=8)
+    axes.set_ylim(len(comparisons) - 0.4, -0.6)
+    units = dict.fromkeys(c["unit"] for c in comparisons)
+    axes.set_xlabel(f"difference, {' / '.join(units)}", fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_title(title, fontsize=9, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _courses(axes: Axes, arms: Mapping[str, Mapping[str, Any]], level: float) -> None:
+    """The training error by step, as in Figure 1: the mean over the seeds of every network."""
+    for name, arm in arms.items():
+        steps, errors = zip(*arm["course"], strict=True)
+        axes.plot(steps, [100 * error for error in errors], lw=1.5, label=name)
+    axes.axhline(100 * level, color="0.3", ls=":", lw=1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("step", fontsize=8)
+    axes.set_ylabel("training error, %", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def overview(every: Mapping[str, Mapping[str, Any]], path: Path) -> Path:

@@ -74,6 +74,7 @@ CLAIM = Claim(
     arms=ARMS,
     compare=compare,
     chosen=chosen,
+    level=ERROR,
     caveat="initial weights are those of the network with ReLU; the steps to a training error are "
     "read off means over ten steps",
     seeds=6,

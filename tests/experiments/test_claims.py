@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 from run_fixtures import Tiny
 
 from alexnet_jax import settings
@@ -18,7 +19,7 @@ from experiments.claims import __main__ as command
 from experiments.claims import neighbours, page, picture, pooling, relu, statistics
 from experiments.claims.catalogue import CLAIMS
 from experiments.claims.claim import Claim, Comparison, Run, errors, unchanged
-from experiments.claims.curves import steps_until
+from experiments.claims.curves import course, steps_until
 from experiments.claims.training import Trainer
 
 CONFIGS = ("embedded_hard", "fashion_mnist_small", "imagenet")
@@ -101,6 +102,15 @@ def test_the_step_of_an_error_lies_on_a_line_between_two_rows() -> None:
     assert steps_until(run(0, training=rows), 0.3) == pytest.approx(20)
     assert steps_until(run(0, training=rows), 0.95) == 5
     assert steps_until(run(0, training=rows), 0.05) is None
+
+
+def test_a_course_is_the_mean_of_all_runs_at_each_row() -> None:
+    """Of runs that have the same rows."""
+    runs = [
+        run(0, training=((10, 2.0, 0.9), (20, 1.5, 0.5))),
+        run(1, training=((10, 1.0, 0.7),) * 2),
+    ]
+    assert course(runs) == [(10, 0.8), (20, 0.6)]
 
 
 def test_rates_are_chosen_by_a_run_that_is_not_compared() -> None:
@@ -315,5 +325,10 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
     assert "24.00 instead of 21.00 % wrong" in " ".join(shown.split())
     path = picture.draw(CLAIMS["lrn"], found, tmp_path / "lrn.png")
     assert path.stat().st_size > 5000
+    for arm in result["arms"].values():
+        arm["course"] = [(10, 0.5), (20, 0.2)]
+    with_course = picture.draw(CLAIMS["relu"], found, tmp_path / "relu.png")
+    with Image.open(path) as small, Image.open(with_course) as large:
+        assert large.height > small.height + 250
     path = picture.overview({"lrn": found}, tmp_path / "claims.png")
     assert path.stat().st_size > 5000
