@@ -33,6 +33,6 @@ CLAIM = Claim(
         "neither": neither,
     },
     compare=errors(1 / 20, views=1),
-    caveat="in one view: ten views of a network that saw central crops alone are new to it; a short "
-    "run sees no image often enough to learn it by heart, and there augmentation costs",
+    caveat="in one view: ten views of a network that saw central crops alone are new to it; a "
+    "short run sees no image often enough to learn it by heart, and there augmentation costs",
 )
