@@ -255,14 +255,13 @@ def page(about: dict[str, Any], found: dict[str, Any]) -> str:
     rows = []
     for name, result in found.items():
         errors = [100 * run["top1_error"] for run in result["runs"]]
-        seconds = sum(run["seconds"] for run in result["runs"]) / len(errors)
         words = "{mean:.2f} ({low:.2f} to {high:.2f})".format(**mean(errors)._asdict())
-        rows.append([name, "SIFT, Fisher vectors, SVM", words, str(len(errors)), f"{seconds:.0f}"])
+        rows.append([name, "SIFT, Fisher vectors, SVM", words, str(len(errors))])
         network = of_network(name)
         if network is not None:
             words = "{mean:.2f} ({low:.2f} to {high:.2f})".format(**network["error"]["10"])
-            rows.append([name, "the network, ten views", words, str(network["seeds"]), ""])
-    head = ("images", "method", "wrong, %", "seeds", "seconds a seed")
+            rows.append([name, "the network, ten views", words, str(network["seeds"])])
+    head = ("images", "method", "wrong, %", "seeds")
     return f"""# The beaten method
 
 {table(head, rows, names=2)}
