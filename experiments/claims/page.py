@@ -35,7 +35,7 @@ def paragraph(claim: Claim, found: Found) -> str:
     ]
     for config, result in found.items():
         for comparison in result["comparisons"]:
-            lines += _indented(f"{config}: {_sentence(comparison, result)}.")
+            lines += _indented(f"{config}: {_sentence(comparison)}.")
     if not found:
         lines += _indented("not tried yet.")
     return "\n".join([*lines, f"  $ python -m experiments.claims {claim.name}"])
@@ -45,8 +45,8 @@ def _indented(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
 
 
-def _sentence(comparison: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    seeds = len(result["seeds"])
+def _sentence(comparison: Mapping[str, Any]) -> str:
+    seeds = len(comparison["base"])  # one of the runs may have chosen, and is not compared
     base = sum(comparison["base"]) / len(comparison["base"])
     other = sum(comparison["other"]) / len(comparison["other"])
     return (
@@ -82,7 +82,7 @@ def page(every: Mapping[str, Found]) -> str:
 
 def _verdicts(every: Mapping[str, Found]) -> str:
     """All comparisons, a row each, with what was found on every dataset."""
-    configs = list(dict.fromkeys(config for found in every.values() for config in found))
+    configs = sorted({config for found in every.values() for config in found})
     rows = []
     for name, found in every.items():
         cells: dict[str, dict[str, str]] = {}  # by what is compared and configuration

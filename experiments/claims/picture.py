@@ -1,5 +1,6 @@
 """Claims as pictures: one with its differences, or the mean differences of all."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ def draw(claim: Claim, found: Mapping[str, Any], path: Path) -> Path:
     figure = Figure(figsize=(8, sum(heights) + 0.4), dpi=120)
     panels = iter(figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0])
     for config, result in found.items():
-        _differences(next(panels), f"{config}, {len(result['seeds'])} seeds", result["comparisons"])
+        seeds = len(result["comparisons"][0]["base"])
+        _differences(next(panels), f"{config}, {seeds} seeds", result["comparisons"])
         if claim.level:
             _courses(next(panels), result["arms"], claim.level)
     figure.suptitle(f"{claim.sentence} ({claim.section})", fontsize=10, x=0.01, ha="left")
@@ -88,12 +90,13 @@ def overview(every: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
         every: what was found, by claim and configuration.
         path: of the picture.
     """
-    configs = list(dict.fromkeys(config for found in every.values() for config in found))
+    configs = sorted({config for found in every.values() for config in found})
+    markers = dict(zip(configs, itertools.cycle("Ds^o"), strict=False))
     rows: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for name, found in every.items():
         for config, result in found.items():
             for comparison in result["comparisons"]:
-                if comparison["unit"] == SHARE:
+                if comparison["unit"] == SHARE and any(comparison["base"]):  # none wrong: no share
                     rows.setdefault((name, comparison["what"]), {})[config] = comparison
     figure = Figure(figsize=(9, 1.4 + 0.36 * len(rows)), dpi=120)
     axes = figure.subplots()
@@ -102,10 +105,9 @@ def overview(every: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
             share = 100 * comparison["sign"] * len(comparison["base"]) / sum(comparison["base"])
             low, mean, high = (share * comparison["difference"][n] for n in ("low", "mean", "high"))
             colour = COLOURS.get(comparison["verdict"], UNTOLD)
-            number = configs.index(config)
-            at = place + 0.3 * (number - (len(configs) - 1) / 2)
+            at = place + 0.3 * (configs.index(config) - (len(configs) - 1) / 2)
             axes.plot([low, high], [at] * 2, color=colour, lw=1.5)
-            axes.plot([mean], [at], "Ds^o"[number % 4], color=colour, ms=5)
+            axes.plot([mean], [at], markers[config], color=colour, ms=5)
             claimed = abs(share) * comparison["size"]
             axes.plot([claimed] * 2, [place - 0.3, place + 0.3], ":", color="0.3", lw=1)
     axes.axvline(0, color="0.7", lw=1, zorder=0)
@@ -116,7 +118,7 @@ def overview(every: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel("difference of the error, in percent of it; right: as claimed", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    shapes = [Line2D([], [], marker="Ds^o"[n % 4], ls="", color="0.3") for n in range(len(configs))]
+    shapes = [Line2D([], [], marker=of, ls="", color="0.3") for of in markers.values()]
     colours = [Line2D([], [], color=colour, lw=2) for colour in (*COLOURS.values(), UNTOLD)]
     figure.legend(
         shapes + colours, [*configs, *COLOURS, "cannot be told"], loc="upper left", ncols=6,

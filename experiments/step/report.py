@@ -46,10 +46,16 @@ def report(result: dict[str, Any]) -> str:
         f"{made_by(result, PACKAGES)} {'; '.join(result['frameworks'].values())}.",
         rates(result["rows"]),
         listed(comparisons(result)),
-        listed(line.format(**settings) for line in HOW),
+        listed(line.format(**settings | {"rounds": _rounds(result["rows"])}) for line in HOW),
         listed(f"not run: {r['group']}: {r['name']}: {r['reason']}" for r in result["not_run"]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _rounds(rows: list[dict[str, Any]]) -> str:
+    """How many there were: with --minutes perhaps fewer in one table than in another."""
+    counts = sorted({len(row["rounds"]) for row in rows})
+    return " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
 
 
 def comparisons(result: dict[str, Any]) -> Iterator[str]:

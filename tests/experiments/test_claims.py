@@ -332,3 +332,6 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
         assert large.height > small.height + 250
     path = picture.overview({"lrn": found}, tmp_path / "claims.png")
     assert path.stat().st_size > 5000
+    comparison.base[:] = [0.0] * 3  # none wrong, of which there is no share
+    result["comparisons"][0]["base"] = comparison.base
+    assert picture.overview({"lrn": found}, path).stat().st_size > 3000
