@@ -11,6 +11,7 @@ import pytest
 from run_fixtures import Tiny
 
 from alexnet_jax.model import AlexNet, Network, make_mesh
+from alexnet_jax.signals import COMMAND
 
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
 
@@ -48,6 +49,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Forgets what the processes that the tests started have compiled."""
     if COMPILED in config.stash:
         config.stash[COMPILED].cleanup()
+
+
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test has said of its end, or the code it left with, is not the next one's."""
+    monkeypatch.setattr(COMMAND, "said", False)
+    monkeypatch.setattr(COMMAND, "code", 0)
 
 
 @pytest.fixture(scope="session")

@@ -212,7 +212,7 @@ def hear(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.setattr(os, "_exit", leave)
     state = SimpleNamespace(num_processes=3, process_id=1)
     monkeypatch.setattr(hosts, "_state", lambda: state)
-    for name, value in (("said", False), ("kept", "saved"), ("again", "; again")):
+    for name, value in (("kept", "saved"), ("again", "; again")):
         monkeypatch.setattr(joining.COMMAND, name, value)
     monkeypatch.setattr(joining, "_ending", False)
     monkeypatch.setattr(joining, "LAST_WORDS", 0)
