@@ -47,11 +47,9 @@ COMPONENTS = 64  # of a descriptor that are kept
 LEAST = 1e-4  # of the first component's variance that one has to have
 GAUSSIANS = 32
 SAMPLE = 60_000  # descriptors that the mixture is fitted to
-PENALTIES = (0.1, 1.0, 10.0, 100.0)
+PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 ASIDE = 0.2  # of the training images, for the penalty
 CELLS = 4  # of a patch, a side, in the colour descriptor
-
-
 AT_ONCE = 64  # images whose vectors are computed together
 
 
