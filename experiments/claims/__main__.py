@@ -6,14 +6,15 @@
 
 A claim is tried on small networks, as many times as there are seeds; every number has its 95%
 interval over seeds, and runs that share a seed are compared with each other. The verdict is "seen",
-"not seen", "the opposite", or "cannot be told at this scale". No test image chooses anything.
-Finished runs stand in runs.jsonl of the folder of the results and are not trained again: started
-again with the same `--out`, the command goes on. Writes NAME.json and NAME.png of every claim that
-was tried, claims.md, the page of all that are there, and claims.png, their differences.
+"not seen", "the opposite", or "cannot be told at this scale". In a claim no test image chooses
+anything. Finished runs stand in runs.jsonl of the folder of the results and are not trained again:
+started again with the same `--out`, the command goes on. Writes NAME.json and NAME.png of every
+claim that was tried, claims.md, the page of all that are there, and claims.png, their differences.
 """
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from alexnet_jax.settings.fields import nearest
 from experiments.claims import page, picture
 from experiments.claims.catalogue import CLAIMS
 from experiments.claims.claim import Claim
-from experiments.claims.curves import course
+from experiments.claims.curves import at_the_end, course
 from experiments.claims.statistics import difference, mean, verdict
 from experiments.claims.training import Trainer
 from experiments.shared.command import (
@@ -46,7 +47,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = flags.add_argument
     add("names", nargs="*", metavar="NAME", help="Claims to try, or all.")
     add("--config", type=listing(), default=CONFIGS, help="Networks and data to try them on.")
-    add("--seeds", type=number(2), help="Runs of every network; each claim has its own number.")
+    add("--seeds", type=number(3), help="Runs of every network; each claim has its own number.")
     add_fields(flags)
     arguments = flags.parse(argv)
     if arguments.names == ["all"]:
@@ -77,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             found = results.made_by() | judge(claim, trainer, seeds)
             path = results.path(f"{name}.json")
             whole = json.loads(path.read_text()) if path.exists() else {}
-            whole[config] = found | {"load_average": results.made_by()["load_average"]}
+            found |= {"load_average": results.made_by()["load_average"]}
+            whole[" ".join([config, *fields(arguments)])] = plain(found)
             results.write(f"{name}.json", whole)
             print(page.paragraph(claim, whole))
             picture.draw(claim, whole, results.path(f"{name}.png"))
@@ -98,12 +100,12 @@ def judge(claim: Claim, trainer: Trainer, seeds: Sequence[int]) -> dict[str, Any
     arms = {}
     for name, change in wanted.items():
         assignments = trainer.assignments(change)
-        errors = {views: [run.error(views) for run in runs[name]] for views in (1, 10)}
+        errors = {str(views): [run.error(views) for run in runs[name]] for views in (1, 10)}
+        errors["training"] = [at_the_end(run) for run in runs[name]]
         arms[name] = {
             "command": trainer.command(assignments),
-            "error": {str(views): mean(of)._asdict() for views, of in errors.items()},
-            "errors": {str(views): of for views, of in errors.items()},
-            "training_loss_at_the_end": [run.training[-1][1] for run in runs[name]],
+            "error": {where: mean(of)._asdict() for where, of in errors.items()},
+            "errors": errors,
         } | ({"course": course(runs[name])} if claim.level else {})
     comparisons = [
         {
@@ -113,15 +115,26 @@ def judge(claim: Claim, trainer: Trainer, seeds: Sequence[int]) -> dict[str, Any
         }
         for comparison in claim.compare(runs)
     ]
-    test = next(iter(runs.values()))[0].test[1]
+    tests = [run.test[1] for of in runs.values() for run in of if run.test]
     return {
         "dataset": trainer.config.data.source,
-        "test_images": test["examples"],
+        "test_images": tests[0]["examples"] if tests else 0,
+        "network": trainer.network(),
         "seeds": list(seeds),
+        **trainer.about(runs),
         "arms": arms,
         "comparisons": comparisons,
         "extra": claim.extra(runs) if claim.extra else [],
     }
+
+
+def plain(found: Any) -> Any:
+    """The same for a file of JSON, which has null where there is no number."""
+    if isinstance(found, dict):
+        return {name: plain(of) for name, of in found.items()}
+    if isinstance(found, list | tuple):
+        return [plain(of) for of in found]
+    return None if isinstance(found, float) and not math.isfinite(found) else found
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:

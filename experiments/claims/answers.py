@@ -27,6 +27,18 @@ def images(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
     return cache.images[data[split]], np.asarray(cache.labels[data[split]])
 
 
+def loss(run: Run, split: str) -> float:
+    """The mean cross-entropy of a network at test, in one view, in nats.
+
+    Args:
+        run: whose network it is.
+        split: 'train' or 'test', as for `images`.
+    """
+    asked, labels = images(run, split)
+    said = network(run).predict(asked, batch_size=128)
+    return -float(np.log(said[np.arange(len(labels)), labels] + 1e-12).mean())
+
+
 def wrong(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """The top-1 error in percent."""
     return 100 * float(np.mean(probabilities.argmax(axis=1) != labels))

@@ -1,17 +1,17 @@
 """What a claim is: networks that differ in one thing, and what is compared of them."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
-
-from alexnet_jax.errors import UserError
 
 Change = Callable[[ConfigDict], None]  # of a configuration, in place
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Run:
     """What became of a training run.
 
@@ -29,14 +29,8 @@ class Run:
     workdir: Path
 
     def error(self, views: int = 10) -> float:
-        """Top-1 error of the test split, in percent.
-
-        Raises:
-            UserError: there is none, for the loss of the run was no number any more.
-        """
-        if views not in self.test:
-            raise UserError(f"{self.workdir}: its loss was no number any more: nothing to compare")
-        return 100 * self.test[views]["top1_error"]
+        """Top-1 error of the test split, in percent; no number if the loss was none any more."""
+        return 100 * self.test[views]["top1_error"] if views in self.test else math.nan
 
 
 Runs = Mapping[str, Sequence[Run]]  # of each arm, in the order of their seeds
@@ -49,10 +43,11 @@ class Comparison:
     Attributes:
         what: is compared, for a table: 'without LRN'.
         unit: of the numbers: '% wrong'.
-        base: one number a seed.
+        base: one number a seed; no number (NaN) if a run never came to one.
         other: of the same seeds.
         sign: 1 if the claim is that `other` is larger, -1 if that it is smaller.
         size: of the difference that the claim amounts to, in the same unit; smaller ones are none.
+        source: of the size: a run of 2012, '#148', or 'ours'.
     """
 
     what: str
@@ -61,6 +56,19 @@ class Comparison:
     other: Sequence[float]
     sign: int
     size: float
+    source: str = "ours"
+
+
+class Amount(NamedTuple):
+    """What a claim amounts to, as a share of the error of the first network.
+
+    Attributes:
+        share: of 1.
+        source: the run of 2012 that it is of, '#148', or 'ours'.
+    """
+
+    share: float
+    source: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +116,13 @@ def unchanged(config: ConfigDict) -> None:
     """The network as it is."""
 
 
-def errors(size: float, views: int = 10, sign: int = 1) -> Callable[[Runs], list[Comparison]]:
+def errors(
+    amounts: Amount | Mapping[str, Amount], views: int = 10, sign: int = 1
+) -> Callable[[Runs], list[Comparison]]:
     """Compares the test errors of every arm with those of the first.
 
     Args:
-        size: of the claimed difference, as a share of the error of the first.
+        amounts: what the claim amounts to, for all arms or for each.
         views: 1 or 10.
         sign: 1 if the others should be worse.
     """
@@ -120,10 +130,12 @@ def errors(size: float, views: int = 10, sign: int = 1) -> Callable[[Runs], list
     def compare(runs: Runs) -> list[Comparison]:
         (_, first), *others = runs.items()
         base = [run.error(views) for run in first]
-        least = size * sum(base) / len(base)
-        return [
-            Comparison(name, "% wrong", base, [run.error(views) for run in of], sign, least)
-            for name, of in others
-        ]
+        found = []
+        for name, of in others:
+            share, source = amounts if isinstance(amounts, Amount) else amounts[name]
+            size = share * sum(base) / len(base)
+            other = [run.error(views) for run in of]
+            found.append(Comparison(name, "% wrong", base, other, sign, size, source))
+        return found
 
     return compare

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from experiments.claims.claim import Claim, errors
+from experiments.claims.claim import Amount, Claim, errors
 
 
 def with_lighting(config: ConfigDict) -> None:
@@ -21,6 +21,6 @@ CLAIM = Claim(
     sentence="Changing the colours of training images lowers the error",
     in_2012='"over 1%" of top-1 error (no log of it is left)',
     arms={"lighting": with_lighting, "without": without},
-    compare=errors(1 / 40.7),
+    compare=errors(Amount(1 / 40.7, "section 4.1")),
     caveat="Fashion-MNIST is grey: there lighting changes the brightness alone",
 )

@@ -1,5 +1,6 @@
 """Claims as pictures: one with its differences, or the mean differences of all."""
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from alexnet_jax.pictures.saving import save
 from experiments.claims.claim import Claim
+from experiments.claims.page import complete
 from experiments.claims.statistics import NOT_SEEN, OPPOSITE, SEEN
 
 COLOURS = {SEEN: "C2", OPPOSITE: "C3", NOT_SEEN: "C0"}
@@ -19,17 +21,22 @@ SHARE = "% wrong"  # the unit of the comparisons that `overview` has
 
 
 def draw(claim: Claim, found: Mapping[str, Any], path: Path) -> Path:
-    """Draws what was found on every dataset into a file: a panel each, and one more with the
-    courses of the training if the claim is about them."""
-    rows = max(len(result["comparisons"]) for result in found.values())
-    heights = [1.1 + 0.55 * rows, *([2.6] if claim.level else [])] * len(found)
-    figure = Figure(figsize=(8, sum(heights) + 0.4), dpi=120)
-    panels = iter(figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0])
+    """Draws what was found on every dataset into a file: a panel for each unit, and one more with
+    the courses of the training if the claim is about them."""
+    heights, drawn = [], []
     for config, result in found.items():
-        seeds = len(result["comparisons"][0]["base"])
-        _differences(next(panels), f"{config}, {seeds} seeds", result["comparisons"])
+        title = f"{config}, {len(result['comparisons'][0]['base'])} seeds"
+        for of in in_units(result["comparisons"]):
+            heights.append(1.0 + 0.5 * len(of))
+            drawn.append(functools.partial(_differences, title=title, comparisons=of))
+            title = ""
         if claim.level:
-            _courses(next(panels), result["arms"], claim.level)
+            heights.append(2.6)
+            drawn.append(functools.partial(_courses, arms=result["arms"], level=claim.level))
+    figure = Figure(figsize=(8, sum(heights) + 0.4), dpi=120)
+    panels = figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0]
+    for axes, panel in zip(panels, drawn, strict=True):
+        panel(axes)
     figure.suptitle(f"{claim.sentence} ({claim.section})", fontsize=10, x=0.01, ha="left")
     figure.text(
         0.01, 0.005,
@@ -40,18 +47,26 @@ def draw(claim: Claim, found: Mapping[str, Any], path: Path) -> Path:
     return save(figure, path)
 
 
+def in_units(comparisons: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Those of the same unit together, in their order."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for comparison in comparisons:
+        found.setdefault(comparison["unit"], []).append(comparison)
+    return list(found.values())
+
+
 def _differences(axes: Axes, title: str, comparisons: Sequence[Mapping[str, Any]]) -> None:
     """Of every seed, their mean and its interval, a line for each comparison."""
     for place, comparison in enumerate(comparisons):
         colour = COLOURS.get(comparison["verdict"], UNTOLD)
-        pairs = zip(comparison["base"], comparison["other"], strict=True)
-        each = [other - base for base, other in pairs]
+        each = [other - base for base, other in complete(comparison)]
         mean = comparison["difference"]
         claimed = comparison["sign"] * comparison["size"]
         axes.plot([claimed] * 2, [place - 0.35, place + 0.35], ":", color="0.3", lw=1)
         axes.plot(each, [place] * len(each), "o", color=colour, ms=4, alpha=0.45)
-        axes.plot([mean["low"], mean["high"]], [place] * 2, color=colour, lw=2)
-        axes.plot([mean["mean"]], [place], "D", color=colour, ms=7)
+        if None not in mean.values():
+            axes.plot([mean["low"], mean["high"]], [place] * 2, color=colour, lw=2)
+            axes.plot([mean["mean"]], [place], "D", color=colour, ms=7)
         axes.annotate(
             comparison["verdict"], (1.01, place), xycoords=("axes fraction", "data"),
             va="center", fontsize=8, color=colour,
@@ -59,8 +74,7 @@ def _differences(axes: Axes, title: str, comparisons: Sequence[Mapping[str, Any]
     axes.axvline(0, color="0.7", lw=1, zorder=0)
     axes.set_yticks(range(len(comparisons)), [c["what"] for c in comparisons], fontsize=8)
     axes.set_ylim(len(comparisons) - 0.4, -0.6)
-    units = dict.fromkeys(c["unit"] for c in comparisons)
-    axes.set_xlabel(f"difference, {' / '.join(units)}", fontsize=8)
+    axes.set_xlabel(f"difference, {comparisons[0]['unit']}", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.set_title(title, fontsize=9, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
@@ -96,13 +110,15 @@ def overview(every: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     for name, found in every.items():
         for config, result in found.items():
             for comparison in result["comparisons"]:
-                if comparison["unit"] == SHARE and any(comparison["base"]):  # none wrong: no share
+                known = None not in comparison["difference"].values()
+                if known and comparison["unit"] == SHARE and any(comparison["base"]):  # or no share
                     rows.setdefault((name, comparison["what"]), {})[config] = comparison
     figure = Figure(figsize=(9, 1.4 + 0.36 * len(rows)), dpi=120)
     axes = figure.subplots()
     for place, comparisons in enumerate(rows.values()):
         for config, comparison in comparisons.items():
-            share = 100 * comparison["sign"] * len(comparison["base"]) / sum(comparison["base"])
+            base = [one for one, _ in complete(comparison)]
+            share = 100 * comparison["sign"] * len(base) / sum(base)
             low, mean, high = (share * comparison["difference"][n] for n in ("low", "mean", "high"))
             colour = COLOURS.get(comparison["verdict"], UNTOLD)
             at = place + 0.3 * (configs.index(config) - (len(configs) - 1) / 2)

@@ -26,8 +26,11 @@ class Mean(NamedTuple):
 
 
 def mean(values: Sequence[float]) -> Mean:
-    """The mean; with one value alone nothing is known of its interval."""
-    array = np.asarray(values, float)
+    """The mean; with one value alone nothing is known of its interval. What is no number is left
+    out."""
+    array = np.array([value for value in values if math.isfinite(value)])
+    if not len(array):
+        return Mean(math.nan, -math.inf, math.inf)
     middle = float(array.mean())
     if len(array) < 2:
         return Mean(middle, -math.inf, math.inf)
@@ -37,8 +40,13 @@ def mean(values: Sequence[float]) -> Mean:
 
 def difference(comparison: Comparison) -> Mean:
     """Of each seed the other minus the base: what the two share by chance cancels out."""
+    return mean(differences(comparison))
+
+
+def differences(comparison: Comparison) -> list[float]:
+    """Seed by seed; NaN where one of the two has no number."""
     pairs = zip(comparison.base, comparison.other, strict=True)
-    return mean([other - base for base, other in pairs])
+    return [other - base for base, other in pairs]
 
 
 def jackknife(statistic: Callable[[Sequence[int]], float], count: int) -> list[float]:
@@ -59,8 +67,10 @@ def verdict(comparison: Comparison) -> str:
 
     *seen*: the whole interval lies on the side that the claim says. *the opposite*: on the other.
     *not seen*: 0 is in it, and the size that the claim amounts to is not. Else it cannot be told:
-    the interval holds both.
+    the interval holds both, or a run has no number, and what it would be is anyone's guess.
     """
+    if not all(map(math.isfinite, differences(comparison))):
+        return UNKNOWN
     found = difference(comparison)
     low, high = sorted((comparison.sign * found.low, comparison.sign * found.high))
     if low > 0:

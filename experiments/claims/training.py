@@ -9,8 +9,10 @@ import math
 import os
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
@@ -79,6 +81,8 @@ class Trainer:
         """The name of a run: what makes it, and nothing else; so that a field that comes to the
         configurations later changes no name, it counts where it is not what was before it."""
         whole = flatten(settings.override(settings.load(self.name), assignments))
+        if (before := whole.get("init_from")) in self.before:
+            whole["init_from"] = self.key(self.before[before], seed)
         whole = {field: of for field, of in whole.items() if LATER.get(field, None) != of}
         for free in ("seed", "data.dir", "data.cache", "keep_checkpoints", "checkpoint_every"):
             whole.pop(free, None)
@@ -121,16 +125,47 @@ class Trainer:
         found = iter(self._run(key, seed) for key, _, seed in wanted)
         return {name: [next(found) for _ in seeds] for name in arms}
 
+    def network(self) -> str:
+        """What is trained, before an arm changes it, in words."""
+        network, config = settings.network(self.config), self.config
+        kernels = ", ".join(str(layer.width) for layer in network.convolutions().values())
+        units = ", ".join(str(layer.width) for layer in network.hidden().values())
+        return (
+            f"convolutions of {kernels} kernels and fully connected layers of {units or 'no'} "
+            f"units, in {network.towers} tower{'s' * (network.towers > 1)}; {config.epochs:g} "
+            f"epochs in steps of {config.batch_size} images"
+        )
+
+    def about(self, every: Runs) -> dict[str, Any]:
+        """How many runs these are, the commits that they were trained at, and the seconds that one
+        took, half of them less; None where that was not noted."""
+        rows = [self.journal.rows[run.workdir.name] for arm in every.values() for run in arm]
+        seconds = [row["seconds"] for row in rows if "seconds" in row]
+        return {
+            "runs": len(rows),
+            "trained_at": sorted({row["tree"] for row in rows}),
+            "seconds_a_run": statistics.median(seconds) if seconds else None,
+        }
+
     def command(self, assignments: Sequence[str], seed: int = 0) -> str:
-        """The line that repeats a run."""
-        return runs.line(*runs.training(Path("W"), self.name, [f"seed={seed}", *assignments]))
+        """The line that repeats a run, after the one that makes the network from which it starts,
+        if it does."""
+        placed, first = [], ""
+        for assignment in assignments:
+            if (name := self._before(assignment)) is not None:
+                words = [f"seed={seed}", *self.before[name]]
+                first = runs.line(*runs.training(Path("W0"), self.name, words)) + " && "
+                assignment = "init_from=W0"
+            placed.append(assignment)
+        words = [f"seed={seed}", *placed]
+        return first + runs.line(*runs.training(Path("W"), self.name, words))
 
     def _train(
         self, cores: "SimpleQueue[int]", key: str, assignments: list[str], seed: int
     ) -> dict[str, Any]:
         """Trains one run, on a core that is free: its row of the journal."""
         workdir = self.folder / "runs" / key
-        core = cores.get()
+        core, began = cores.get(), time.monotonic()
         placed = [self._placed(assignment, seed) for assignment in assignments]
         try:
             self._call(core, runs.training(workdir, self.name, [f"seed={seed}", *placed]), key)
@@ -143,6 +178,7 @@ class Trainer:
         return {
             "key": key,
             "command": self.command(assignments, seed),
+            "seconds": round(time.monotonic() - began),
             "test": {views: {k: row[k] for k in OUTCOME} for views, row in test.items()},
             "training": [
                 (row["step"], round(row["loss"], 5), round(row["top1_error"], 5))
@@ -153,10 +189,15 @@ class Trainer:
 
     def _placed(self, assignment: str, seed: int) -> str:
         """The same, with the directory of a run in the place of the name of a network."""
-        field, _, value = assignment.partition("=")
-        if field != "init_from" or value not in self.before:
+        name = self._before(assignment)
+        if name is None:
             return assignment
-        return f"{field}={self.folder / 'runs' / self.key(self.before[value], seed)}"
+        return f"init_from={self.folder / 'runs' / self.key(self.before[name], seed)}"
+
+    def _before(self, assignment: str) -> str | None:
+        """The name of the network from which an arm starts, if it is this field that says so."""
+        field, _, value = assignment.partition("=")
+        return value if field == "init_from" and value in self.before else None
 
     def _call(self, core: int, words: Sequence[str], key: str) -> None:
         module, *arguments = words

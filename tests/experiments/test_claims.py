@@ -16,13 +16,13 @@ from alexnet_jax.errors import ConfigError, UserError
 from alexnet_jax.settings.fields import flatten
 from alexnet_jax.settings.files import LATER
 from experiments.claims import __main__ as command
-from experiments.claims import neighbours, page, picture, pooling, relu, statistics
+from experiments.claims import answers, neighbours, page, picture, pooling, relu, statistics
 from experiments.claims.catalogue import CLAIMS
-from experiments.claims.claim import Claim, Comparison, Run, errors, unchanged
-from experiments.claims.curves import course, steps_until
+from experiments.claims.claim import Amount, Claim, Comparison, Run, errors, unchanged
+from experiments.claims.curves import at_the_end, course, steps_until
 from experiments.claims.training import Trainer
 
-CONFIGS = ("embedded_hard", "fashion_mnist_small", "imagenet")
+CONFIGS = ("embedded_hard", "fashion_mnist_small", "imagenet", "imagenet:source")
 
 
 def run(seed: int, *, error: float = 0.5, training: Any = ()) -> Run:
@@ -87,10 +87,14 @@ def test_a_difference_is_of_runs_that_share_a_seed() -> None:
         ((0.1, -0.1, 0.2, -0.2), -1, statistics.NOT_SEEN),
         ((3.0, -3.0, 2.0, -1.0), 1, statistics.UNKNOWN),
         ((1.0,), 1, statistics.UNKNOWN),
+        ((1.0, 1.2, 0.9, 1.1, math.nan), 1, statistics.UNKNOWN),
+        ((0.1, -0.1, 0.2, -0.2, math.nan), 1, statistics.UNKNOWN),
+        ((math.nan, math.nan), 1, statistics.UNKNOWN),
     ],
 )
 def test_verdicts(differences: tuple[float, ...], sign: int, expected: str) -> None:
-    """By the side of the interval, and by the size that is claimed, which is 1."""
+    """By the side of the interval, and by the size that is claimed, which is 1; who never came to a
+    number might have had any."""
     zeros = [0.0] * len(differences)
     assert statistics.verdict(compared(zeros, list(differences), sign)) == expected
 
@@ -100,8 +104,16 @@ def test_the_step_of_an_error_lies_on_a_line_between_two_rows() -> None:
     rows = ((10, 2.0, 0.9), (20, 1.5, 0.5), (30, 1.0, 0.1))
     assert steps_until(run(0, training=rows), 0.5) == 15
     assert steps_until(run(0, training=rows), 0.3) == pytest.approx(20)
-    assert steps_until(run(0, training=rows), 0.95) == 5
-    assert steps_until(run(0, training=rows), 0.05) is None
+    assert steps_until(run(0, training=rows), 0.95) == pytest.approx(2.5)  # from all wrong at 0
+    assert math.isnan(steps_until(run(0, training=rows), 0.05))
+    assert math.isnan(steps_until(run(0), 0.5))
+
+
+def test_the_training_error_at_the_end_is_of_the_last_tenth_of_the_steps() -> None:
+    """Rows count by their steps, the last may have few."""
+    rows = ((80, 1.0, 0.9), (100, 1.0, 0.3), (105, 1.0, 0.2))
+    assert at_the_end(run(0, training=rows)) == pytest.approx(100 * (20 * 0.3 + 5 * 0.2) / 25)
+    assert math.isnan(at_the_end(run(0)))
 
 
 def test_a_course_is_the_mean_of_all_runs_at_each_row() -> None:
@@ -126,7 +138,41 @@ def test_rates_are_chosen_by_a_run_that_is_not_compared() -> None:
     arms = relu.chosen(runs)
     assert arms == ["relu at 0.02", "tanh at 0.01"]
     (found,) = relu.compare({name: runs[name] for name in arms})
-    assert found.other == [3, 3] and found.base == [1, 1]
+    assert found.other == pytest.approx([3, 3]) and found.base == [1, 1]
+
+
+def test_who_never_learns_is_no_tie() -> None:
+    """At no rate tanh comes to the error: the rate that came nearest is compared, and nothing can
+    be told; a run without a step is the last to be taken."""
+    never = {name: [run(0, training=((9, 1.0, 0.8),))] * 3 for name in relu.ARMS}
+    never["relu at 0.02"] = [run(seed, training=((9, 1.0, 0.1),)) for seed in range(3)]
+    never["tanh at 0.01"] = [run(seed, training=((9, 1.0, 0.6),)) for seed in range(3)]
+    never["tanh at 0.0002"] = [run(0)] * 3
+    arms = relu.chosen(never)
+    assert arms == ["relu at 0.02", "tanh at 0.01"]
+    (found,) = relu.compare({name: never[name] for name in arms})
+    assert statistics.verdict(found) == statistics.UNKNOWN
+
+
+def test_to_overfit_is_to_know_the_training_images_better(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both losses are those of the network at test; steps are counted to a training error."""
+    course = ((40, 1.0, 0.6), (80, 1.0, 0.4)), ((20, 1.0, 0.6), (40, 1.0, 0.4))
+    runs = {
+        name: [run(seed, error=0.2, training=training) for seed in range(3)]
+        for name, training in zip(("dropout", "without"), course, strict=True)
+    }
+    losses = {"train": 0.1, "test": 0.5}
+
+    def loss(one: Run, split: str) -> float:
+        return losses[split] if one in runs["without"] else 0.4
+
+    monkeypatch.setattr(answers, "loss", loss)
+    test, gap, steps = CLAIMS["dropout"].compare(runs)
+    assert test.base == test.other == [pytest.approx(20)] * 3
+    assert gap.base == [0, 0, 0] and gap.other == pytest.approx([0.4] * 3)
+    assert steps.other == pytest.approx([2] * 3)
 
 
 # --- the claims -----------------------------------------------------------------------------------
@@ -149,7 +195,7 @@ def test_the_networks_of_a_claim_differ_as_it_says(name: str, config: str) -> No
         assert flat not in seen
         seen.append(flat)
     if name not in ("relu", "lighting"):
-        assert seen[0] == flatten(base)
+        assert seen[0] == flatten(base) | {"log_every": seen[0]["log_every"]}
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -169,8 +215,11 @@ def test_errors_are_compared_in_ten_views_as_a_share_of_the_first() -> None:
         "a": [run(0, error=0.2), run(1, error=0.4)],
         "b": [run(0, error=0.5), run(1, error=0.4)],
     }
-    (found,) = errors(0.1)(runs)
+    (found,) = errors(Amount(0.1, "#1"))(runs)
     assert (found.what, found.sign, found.size) == ("b", 1, pytest.approx(3))
+    assert found.source == "#1"
+    (found,) = errors({"b": Amount(0.2, "#2")}, sign=-1)(runs)
+    assert (found.sign, found.size, found.source) == (-1, pytest.approx(6), "#2")
     assert (found.base, found.other) == (pytest.approx([20, 40]), pytest.approx([50, 40]))
 
 
@@ -213,23 +262,28 @@ def test_a_claim_is_run_judged_and_not_run_again(
     """With real runs, two seeds of three networks, one of which starts from the weights of another,
     of the same seed; what is in the journal is not trained again."""
     arms = {"a": unchanged, "b": worse, "c": from_worse}
-    claim = Claim("tiny", "0", "It learns", "so", arms, errors(0.1), before={"worse": worse})
+    claim = Claim(
+        "tiny", "0", "It learns", "so", arms, errors(Amount(0.1, "ours")), before={"worse": worse}
+    )
     monkeypatch.setitem(CLAIMS, "tiny", claim)
-    arguments = ["tiny", f"--config={tiny.config}", "--seeds=2", f"--out={tmp_path / 'out'}"]
+    arguments = ["tiny", f"--config={tiny.config}", "--seeds=3", f"--out={tmp_path / 'out'}"]
     command.main(arguments)
     found = json.loads((tmp_path / "out" / "tiny.json").read_text())[str(tiny.config)]
     comparison, _ = found["comparisons"]
-    assert found["seeds"] == [0, 1] and len(comparison["base"]) == 2
+    assert found["seeds"] == [0, 1, 2] and len(comparison["base"]) == 3
+    assert found["runs"] == 9 and found["seconds_a_run"] > 0 and found["trained_at"]
     assert found["arms"]["b"]["command"].endswith("--config.optim.learning_rate=1e-07")
     assert (tmp_path / "out" / "tiny.png").stat().st_size > 1000
     assert comparison["verdict"] in (tmp_path / "out" / "claims.md").read_text()
     journal = (tmp_path / "out" / "runs.jsonl").read_text()
-    assert len(journal.splitlines()) == 6
-    assert "--config.init_from=worse" in found["arms"]["c"]["command"].split()
+    assert len(journal.splitlines()) == 9  # "b" is the network that "c" starts from
+    first, then = found["arms"]["c"]["command"].split(" && ")
+    assert "--workdir=W0" in first and "--config.optim.learning_rate=1e-07" in first
+    assert "--workdir=W " in then and "--config.init_from=W0" in then
     told = [log.read_text() for log in (tmp_path / "out" / "logs").iterdir()]
     starts = {line.split()[-1] for text in told for line in text.splitlines() if "first w" in line}
     given = [settings.read(Path(start[:-1]) / "config.json") for start in starts]
-    assert sorted(config.seed for config in given) == [0, 1]
+    assert sorted(config.seed for config in given) == [0, 1, 2]
     assert all(config.optim.learning_rate == 1e-7 for config in given)
     command.main(arguments)
     assert (tmp_path / "out" / "runs.jsonl").read_text() == journal
@@ -246,9 +300,7 @@ def test_a_rate_that_is_too_high_is_a_finding_and_no_end(tiny: Tiny, tmp_path: P
     """Its run never comes to an error, and has none to be compared; other failures are said."""
     trainer = Trainer(tmp_path, str(tiny.config))
     (diverged,) = trainer.runs({"too fast": too_fast}, [0])["too fast"]
-    assert steps_until(diverged, 0.01) is None
-    with pytest.raises(UserError, match="no number any more"):
-        diverged.error()
+    assert math.isnan(steps_until(diverged, 0.01)) and math.isnan(diverged.error())
     assert (tmp_path / "runs.jsonl").read_text().count("\n") == 1
     with pytest.raises(UserError, match="ended with 1: error: folder:/none"):
         trainer.runs({"nothing to read": lambda c: c.data.update(source="folder:/none")}, [0])
@@ -288,6 +340,23 @@ def test_a_field_that_comes_later_renames_no_run(
     assert name not in (trainer.key(["optim.later=2.0"], 0), trainer.key([], 1))
 
 
+def test_a_run_is_named_by_what_it_starts_from(tmp_path: Path) -> None:
+    """And not by the word for it."""
+    trainer = Trainer(tmp_path, "embedded_hard")
+    names = set()
+    for rate in (0.1, 0.2):
+        trainer.before["there"] = [f"optim.learning_rate={rate}"]
+        names.add(trainer.key(["init_from=there"], 0))
+    assert len({*names, trainer.key([], 0)}) == 3
+
+
+def test_a_file_of_results_has_null_where_there_is_no_number() -> None:
+    """What JSON cannot say otherwise."""
+    found = command.plain({"a": [1.5, math.nan], "b": statistics.mean([2])._asdict(), "c": "d"})
+    text = json.dumps(found, allow_nan=False)
+    assert text == '{"a": [1.5, null], "b": {"mean": 2.0, "low": null, "high": null}, "c": "d"}'
+
+
 def test_a_network_that_cannot_be_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     """By the field."""
     trainer = Trainer(tmp_path, "embedded_hard", ["model.conv1.width=0"])
@@ -302,9 +371,18 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
     result = {
         "dataset": "embedded/hard",
         "test_images": 4000,
+        "network": "a network",
         "seeds": [0, 1, 2],
+        "runs": 6,
+        "trained_at": ["abc", "def"],
+        "seconds_a_run": 90.2,
         "arms": {
-            "with it": {"error": {v: statistics.mean([20, 21, 22])._asdict() for v in ("1", "10")}}
+            "with it": {
+                "error": {
+                    where: statistics.mean([20, 21, 22])._asdict()
+                    for where in ("training", "1", "10")
+                }
+            }
         },
         "comparisons": [
             vars(comparison)
@@ -319,7 +397,9 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
     }  # fmt: skip
     found = {"embedded_hard": result}
     text = page.page({"lrn": found})
-    assert "| +3.00 (+0.52 to +5.48) % wrong: **seen** |" in text
+    assert "| 24.00 instead of 21.00 % wrong, +3.00 (+0.52 to +5.48): **seen** |" in text
+    assert "| +1.00 (ours) | seen" in text and "Not tried yet: relu, towers, batch_norm" in text
+    assert "6 runs of 90 seconds on one core each, trained at abc, def." in text
     assert "21.00 (18.52 to 23.48)" in text and "A word more." in text
     shown = page.paragraph(CLAIMS["lrn"], found)
     assert "24.00 instead of 21.00 % wrong" in " ".join(shown.split())
@@ -332,6 +412,38 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
         assert large.height > small.height + 250
     path = picture.overview({"lrn": found}, tmp_path / "claims.png")
     assert path.stat().st_size > 5000
+    two_units = [vars(comparison) | result["comparisons"][0] | {"unit": "nats"}]
+    more = result | {"comparisons": result["comparisons"] + two_units}
+    picture.draw(CLAIMS["lrn"], {"embedded_hard": more}, tmp_path / "units.png")
+    with Image.open(tmp_path / "lrn.png") as one, Image.open(tmp_path / "units.png") as two:
+        assert two.height > one.height + 100
     comparison.base[:] = [0.0] * 3  # none wrong, of which there is no share
     result["comparisons"][0]["base"] = comparison.base
     assert picture.overview({"lrn": found}, path).stat().st_size > 3000
+
+
+def test_what_never_came_to_a_number_is_told_and_drawn(tmp_path: Path) -> None:
+    """Of the runs that did the numbers are shown; of none there is nothing to show."""
+    for other, told in (
+        ([23.0, math.nan, 24], "23.50 instead of 21.00 % wrong, +2.50 (-3.85 to +8.85), 1 of 3 "
+         "never came to a number over 3 seeds"),
+        ([math.nan] * 3, "none of 3 pairs of runs came to a number over 3 seeds"),
+    ):  # fmt: skip
+        comparison = compared([20.0, 21, 22], other)
+        found = {
+            "embedded_hard": command.plain(
+                {
+                    "comparisons": [
+                        vars(comparison)
+                        | {
+                            "difference": statistics.difference(comparison)._asdict(),
+                            "verdict": statistics.verdict(comparison),
+                        }
+                    ]
+                }
+            )
+        }
+        shown = " ".join(page.paragraph(CLAIMS["lrn"], found).split())
+        assert f"other {told}: cannot be told at this scale." in shown
+        assert picture.draw(CLAIMS["lrn"], found, tmp_path / "lrn.png").stat().st_size > 3000
+        assert picture.overview({"lrn": found}, tmp_path / "all.png").stat().st_size > 3000
