@@ -131,9 +131,9 @@ def descriptors(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     squares = wide * wide
     points, colours = [], []
     for size, starts in grids(side):
-        # A keypoint's size is the diameter; OpenCV looks at six times the half of it.
+        # OpenCV looks at 4 x 4 cells, each of one and a half times a keypoint's size.
         middles = starts + (size - 1) / 2
-        points += [cv2.KeyPoint(x, y, size / 3, 0) for y in middles for x in middles]
+        points += [cv2.KeyPoint(x, y, size / 6, 0) for y in middles for x in middles]
         cell = max(1, size // CELLS)
         means, mean_squares = (cv2.blur(maps, (cell, cell)) for maps in (wide, squares))
         deviations = np.sqrt(np.maximum(mean_squares - means**2, 0))

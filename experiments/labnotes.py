@@ -141,6 +141,7 @@ def pretrained(config: ConfigDict) -> None:
 
 DEXP_170 = falling("dexp", 90, 0.01, 4e-5)
 FOLDER = "ILSVRC-2010 is in no TFDS: give its class folders as data.source=folder:PATH"
+WHICH_DEXP = "which dexp is not in our copy of the notes: that of 170"
 UNKNOWN_NET = "the network that it changes is not #145, and its file is another"
 NOTES = (
     Note(
@@ -193,11 +194,11 @@ NOTES = (
     ),
     Note(
         "166", "the second normalisation before the ReLU", both(norm_before_relu, DEXP_170),
-        "", (Errors(10, 1.768124, 41.096, 18.674),),
+        WHICH_DEXP, (Errors(10, 1.768124, 41.096, 18.674),),
     ),
     Note(
         "167", "no norms over conv2", both(no_norms_over_conv2, DEXP_170),
-        "", (Errors(10, 1.738715, 40.488, 18.118),),
+        WHICH_DEXP, (Errors(10, 1.738715, 40.488, 18.118),),
     ),
     Note(
         "169", "rate in four steps from 0.01 to 2e-5", falling("dexp", 95, 0.01, 2e-5), "",

@@ -120,14 +120,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     jax.config.update("jax_platforms", "cpu") if arguments.cpu else None
     wanted = [(v, seed) for seed in range(arguments.seeds) for v in arguments.variants]
     for variant, seed in wanted:
-        key = f"{variant} {seed} {arguments.steps} {' '.join(fields(arguments))}"
+        key = f"{variant} {seed} {of_all(arguments)}"
         if key not in journal.rows:
             config = configuration(variant, [f"seed={seed}", *fields(arguments)])
             say(f"{variant}, seed {seed}")
             journal.keep(key, variant=variant, seed=seed, **take(config, arguments.steps))
-        write(results, list(journal.rows.values()))
-    print(page(results.made_by(), list(journal.rows.values())))
+        write(results, alike(journal, arguments))
+    print(page(results.made_by(), alike(journal, arguments)))
     results.finish()
+
+
+def of_all(arguments: argparse.Namespace) -> str:
+    """The part of a row's key that rows which stand in one table share: steps and fields."""
+    return f"{arguments.steps} {' '.join(fields(arguments))}"
+
+
+def alike(journal: Journal, arguments: argparse.Namespace) -> list[Row]:
+    """The rows of all variants and seeds that took these steps."""
+    return [
+        row
+        for key, row in journal.rows.items()
+        if key == f"{row['variant']} {row['seed']} {of_all(arguments)}"
+    ]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -158,7 +172,9 @@ def take(config: ConfigDict, count: int) -> Row:
     state = initial_state(model, optimizer, config.seed)
     viewer = Viewer(model, cache.mean_image, aligned=config.data.mean == "aligned")
     images = jax.device_put(np.asarray(cache.images[config.data.test][:PROBED]), viewer.sharding)
-    probes, losses = [probe(viewer, state.model(), images)], []
+    # As in training: dividing the kernels of conv1 is dividing what they see.
+    divisor = config.data.lighting_divisor
+    probes, losses = [probe(viewer, divided(state.model(), divisor), images)], []
     with contextlib.closing(
         iter(input_stream(config, cache, model.network, mesh, steps))
     ) as batches:
@@ -168,9 +184,19 @@ def take(config: ConfigDict, count: int) -> Row:
                 running = jax.device_get(state.running)
                 losses.append(float(running["loss"] / running["examples"]))
                 state = state.replace(running=jax.tree.map(jnp.zeros_like, state.running))
-                probes.append(probe(viewer, state.model(), images))
+                probes.append(probe(viewer, divided(state.model(), divisor), images))
     chance = math.log(model.network.classes)
     return {"chance": chance, "batch": config.batch_size, "losses": losses, "probes": probes}
+
+
+def divided(variables: Any, divisor: float) -> Any:
+    """A network that does with images what this one does with divided ones."""
+    params = dict(variables["params"])
+    conv1 = dict(params["conv1"])
+    return {
+        **variables,
+        "params": params | {"conv1": conv1 | {"kernel": conv1["kernel"] / divisor}},
+    }
 
 
 def probe(viewer: Viewer, variables: Any, images: jax.Array) -> Row:

@@ -97,3 +97,20 @@ def test_the_colour_of_a_patch_is_that_of_its_place() -> None:
     assert red > 0.9 and blue < 0.1
     red, blue = colours[-1, :48].reshape(4, 4, 3)[..., [0, 2]].mean(axis=(0, 1))
     assert red < 0.1 and blue > 0.9
+
+
+def test_a_patch_is_what_its_descriptor_sees() -> None:
+    """Of a flat image with one bright pixel: nothing from farther than half a cell, and what
+    OpenCV's smoothing carries (7 pixels), outside; and whatever is inside."""
+    image = np.full((64, 64, 3), 100, np.uint8)
+    image[31, 31] = 200
+    found, _ = fisher.descriptors(image)
+    seen = iter(np.any(found > 0, axis=1))
+    for size, starts in fisher.grids(64):
+        middles = starts + (size - 1) / 2
+        for y in middles:
+            for x in middles:
+                away = max(abs(x - 31), abs(y - 31))
+                saw = next(seen)
+                assert not saw or away <= size / 2 + size / 8 + 7
+                assert saw or away > size / 2 - 1

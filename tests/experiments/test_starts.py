@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from alexnet_jax import settings
@@ -57,4 +58,21 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     journal = (tmp_path / "out" / "starts.jsonl").read_text()
     starts.main(arguments)
     assert (tmp_path / "out" / "starts.jsonl").read_text() == journal
+    arguments[0], arguments[2] = "--variants=unit-pixels", "--steps=10"
+    starts.main(arguments)  # beside the other, but not in one table with it
+    (row,) = json.loads((tmp_path / "out" / "starts.json").read_text())["runs"]
+    assert row["variant"] == "unit-pixels" and len(row["losses"]) == 1
+    assert (tmp_path / "out" / "starts.jsonl").read_text().startswith(journal)
     capsys.readouterr()
+
+
+def test_what_sees_divided_images_is_probed_so() -> None:
+    """A 70th of the image through the same kernels is the image through a 70th of them; biases and
+    the other layers stay."""
+    conv1 = {"kernel": np.full((3, 3, 3, 2), 7.0), "bias": np.ones(2)}
+    variables = {"params": {"conv1": conv1, "fc8": {"kernel": np.ones(1)}}, "batch_stats": {}}
+    found = starts.divided(variables, 70.0)
+    np.testing.assert_allclose(found["params"]["conv1"]["kernel"], 0.1)
+    assert found["params"]["conv1"]["bias"] is conv1["bias"]
+    assert found["params"]["fc8"] is variables["params"]["fc8"]
+    assert conv1["kernel"][0, 0, 0, 0] == 7
