@@ -58,9 +58,9 @@ def extra(runs: Runs) -> list[str]:
 CLAIM = Claim(
     name="kernels",
     section="6.1, Figure 3",
-    sentence="One tower's first kernels are of colours, the other's of none, beyond what chance "
-    "deals",
-    in_2012='so in "every run"; H. Tamura (2024): in most, not in all',
+    sentence="One tower's first kernels have more colour than the other's, beyond chance",
+    in_2012='largely of colours the one, of none the other, in "every run"; '
+    "H. Tamura (2024): in most, not in all",
     arms={"the network": unchanged},
     compare=compare,
     extra=extra,
