@@ -265,7 +265,8 @@ def page(about: dict[str, Any], found: dict[str, Any]) -> str:
 {table(head, rows, names=2)}
 
 Means with their 95% intervals over seeds. In 2012 the network had 37.5% where SIFT and Fisher
-vectors had 45.7% (ILSVRC-2010, top-1).
+vectors had 45.7% (ILSVRC-2010, top-1). A small one of its kind: {GAUSSIANS} Gaussians
+for each descriptor, patches of three sizes, and no parts of the image told apart.
 
 {made_by(about, ("scikit-learn", "opencv-python-headless"))}
 """

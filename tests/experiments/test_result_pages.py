@@ -8,7 +8,9 @@ import pytest
 
 import experiments.input.report as input_report
 import experiments.step.report as step_report
-from experiments import transfer, why
+from experiments import starts, transfer, why
+from experiments.claims import __main__ as claims
+from experiments.claims import page as claims_page
 from experiments.shared.tables import in_groups, listed, table
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
@@ -77,3 +79,15 @@ def test_ratios_are_said_in_words() -> None:
         assert not any("_" in sentence for sentence in said)
         if startup:
             assert f"{result['startup']['cold']:.1f} s with an empty" in said[-1]
+
+
+def test_the_page_of_the_claims_is_that_of_their_results() -> None:
+    """Word for word: who changes a claim's words makes the page anew."""
+    folder = RESULTS / "claims"
+    assert claims_page.page(claims.read(folder)) == (folder / "claims.md").read_text()
+
+
+def test_the_page_of_the_starts_is_that_of_their_results() -> None:
+    """Likewise."""
+    found = json.loads((RESULTS / "starts" / "starts.json").read_text())
+    assert starts.page(found, found["runs"]) == (RESULTS / "starts" / "starts.md").read_text()
