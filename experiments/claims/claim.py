@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+RATIO = "times"  # the unit of numbers whose base is 1
 Change = Callable[[ConfigDict], None]  # of a configuration, in place
 
 
@@ -42,7 +43,7 @@ class Comparison:
 
     Attributes:
         what: is compared, for a table: 'without LRN'.
-        unit: of the numbers: '% wrong'.
+        unit: of the numbers: '% wrong', or `RATIO`.
         base: one number a seed; no number (NaN) if a run never came to one.
         other: of the same seeds.
         sign: 1 if the claim is that `other` is larger, -1 if that it is smaller.

@@ -7,7 +7,7 @@ test, in one view, for in training half of it is missing and the images are chan
 from ml_collections import ConfigDict
 
 from experiments.claims import answers
-from experiments.claims.claim import Amount, Claim, Comparison, Runs, errors
+from experiments.claims.claim import RATIO, Amount, Claim, Comparison, Runs, errors
 from experiments.claims.curves import steps_until
 
 TRAINING_ERROR = 0.5  # that is to be reached: early enough that all runs do
@@ -38,7 +38,7 @@ def compare(runs: Runs) -> list[Comparison]:
         Comparison("without: loss of the test minus that of training", "nats", less, more, 1, 0.1),
         Comparison(
             f"with: steps to {TRAINING_ERROR:.0%} training error, of those without",
-            "times",
+            RATIO,
             [1.0] * len(ratios),
             ratios,
             1,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from alexnet_jax.pictures.saving import save
-from experiments.claims.claim import Claim
+from experiments.claims.claim import RATIO, Claim
 from experiments.claims.page import complete
 from experiments.claims.statistics import NOT_SEEN, OPPOSITE, SEEN
 
@@ -56,12 +56,15 @@ def in_units(comparisons: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str,
 
 
 def _differences(axes: Axes, title: str, comparisons: Sequence[Mapping[str, Any]]) -> None:
-    """Of every seed, their mean and its interval, a line for each comparison."""
+    """Of every seed, their mean and its interval, a line for each comparison; ratios as they are,
+    not as what is more than once."""
+    ratios = comparisons[0]["unit"] == RATIO
+    base = 1.0 if ratios else 0.0
     for place, comparison in enumerate(comparisons):
         colour = COLOURS.get(comparison["verdict"], UNTOLD)
-        each = [other - base for base, other in complete(comparison)]
-        mean = comparison["difference"]
-        claimed = comparison["sign"] * comparison["size"]
+        each = [base + other - one for one, other in complete(comparison)]
+        mean = {k: None if n is None else base + n for k, n in comparison["difference"].items()}
+        claimed = base + comparison["sign"] * comparison["size"]
         axes.plot([claimed] * 2, [place - 0.35, place + 0.35], ":", color="0.3", lw=1)
         axes.plot(each, [place] * len(each), "o", color=colour, ms=4, alpha=0.45)
         if None not in mean.values():
@@ -71,10 +74,10 @@ def _differences(axes: Axes, title: str, comparisons: Sequence[Mapping[str, Any]
             comparison["verdict"], (1.01, place), xycoords=("axes fraction", "data"),
             va="center", fontsize=8, color=colour,
         )  # fmt: skip
-    axes.axvline(0, color="0.7", lw=1, zorder=0)
+    axes.axvline(base, color="0.7", lw=1, zorder=0)
     axes.set_yticks(range(len(comparisons)), [c["what"] for c in comparisons], fontsize=8)
     axes.set_ylim(len(comparisons) - 0.4, -0.6)
-    axes.set_xlabel(f"difference, {comparisons[0]['unit']}", fontsize=8)
+    axes.set_xlabel(RATIO if ratios else f"difference, {comparisons[0]['unit']}", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.set_title(title, fontsize=9, loc="left")
     axes.spines[["top", "right"]].set_visible(False)

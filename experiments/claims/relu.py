@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from experiments.claims.claim import Change, Claim, Comparison, Runs
+from experiments.claims.claim import RATIO, Change, Claim, Comparison, Runs
 from experiments.claims.curves import at_the_end, steps_until
 
 ERROR = 0.25  # of the training images
@@ -59,7 +59,7 @@ def compare(runs: Runs) -> list[Comparison]:
     )
     ratios = [there / here for here, there in zip(fast, slow, strict=True)]
     what = f"steps of {tanh}, of those of {relu}"
-    return [Comparison(what, "times", [1.0] * len(ratios), ratios, 1, 5.0, "Figure 1")]
+    return [Comparison(what, RATIO, [1.0] * len(ratios), ratios, 1, 5.0, "Figure 1")]
 
 
 ARMS: Mapping[str, Change] = {
