@@ -5,8 +5,8 @@
 
 The numbers stand in comments at the ends of the released `layers/layer-params-N.cfg`. All networks
 are changes of `--config=imagenet:source`, the released layers-145.cfg. None was trained here: they
-are what a run on ImageNet should give. Differences of schedule alone (155 to 158, 166 to 174)
-spread over 0.7 to 1.2 points of top-1 error, as much as what the paper claims of architecture.
+are what a run on ImageNet should give. Differences of schedule alone (155 to 158, 169, 170, 174)
+spread over 0.7 points of top-1 error, half of what the paper claims of normalisation.
 """
 
 import argparse
@@ -141,7 +141,7 @@ def pretrained(config: ConfigDict) -> None:
 
 DEXP_170 = falling("dexp", 90, 0.01, 4e-5)
 FOLDER = "ILSVRC-2010 is in no TFDS: give its class folders as data.source=folder:PATH"
-WHICH_DEXP = "which dexp is not in our copy of the notes: that of 170"
+WHICH_DEXP = "which dexp is not known here: that of 170"
 UNKNOWN_NET = "the network that it changes is not #145, and its file is another"
 NOTES = (
     Note(
@@ -176,7 +176,7 @@ NOTES = (
     Note(
         "150", "towers that talk at fc8 alone; conv2 and fc6 wider for it",
         both(towers.silent, schedule(91, 25, 51, 79, slow=67, frozen=72)),
-        "its schedule is not in our copy of the notes: that of 145",
+        "its schedule is not known here: that of 145",
         (Errors(10, 1.811173, 41.828, 19.330),), True,
     ),
     Note(

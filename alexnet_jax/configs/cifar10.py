@@ -8,7 +8,7 @@ PATH holds one of the dataset's archives, packed or not; `tfds:cifar10` is TFDS'
     19pct             without the units, and with more decay; 19%
     18pct             with a norm within each map (`rnorm`) after both pools; 18%
     conv-local-13pct  two convolutions, two locally connected layers, crops and flips; 13%
-    conv-local-11pct  the same with local response normalisation, and twice as wide; 11%
+    conv-local-11pct  the same with local response normalisation, conv3 twice as wide; 11%
 
 Errors are those of the names, from cuda-convnet's files (example-layers/layers-*.cfg and
 layer-params-*.cfg); none was trained here on CIFAR-10. The pair of 13% and 11% is what the paper

@@ -7,9 +7,9 @@ W is a run of `pretrain`; every layer but fc8 comes from it. Expected, from the 
 conv6 and pretraining has 40.7% and 18.2%. It has not been run here. Other images, or other weights:
 `finetune`.
 
-From `layers-146-2012-2011.cfg` and its notes: the rate of 0.001, tenth of a run's from scratch, for
-conv1 0.0001, and 54 epochs. When the rate was lowered is not known; the drops are those of the 2012
-run after its own rate had come down to 0.001 (epochs 51 and 79 of 25 to 91).
+From `layers-146-2012-2011.cfg` and its notes: a rate of 0.001, a tenth of that of a run from
+scratch, for conv1 0.0001, and 54 epochs. When the rate was lowered is not known; the drops are
+those of the 2012 run after its own rate had come down to 0.001 (epochs 51 and 79 of 25 to 91).
 """
 
 from ml_collections import ConfigDict

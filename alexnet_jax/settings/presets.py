@@ -1,9 +1,11 @@
 """Three readings of one paper: where the text and the code that made its numbers disagree.
 
 `reconciled`, the default, is the base configuration: the paper's architecture, with the code's
-values where they decide whether it learns. `paper` is the text as printed, with the code's value
-where the text is silent. `source` is the released `layers-145.cfg` in every row, but that each
-image has its own crop (the code shared one among 32) and the order changes every epoch.
+values where they seem to matter. `paper` is the text as printed, with the code's value where the
+text is silent, and in two places besides: LRN stays inside a tower (the text sums over all kernels
+of a layer), and eigenvalues are those of pixels in 0..1. `source` is the released `layers-145.cfg`
+in every row, but that each image has its own crop (the code shared one among 32) and the order
+changes every epoch.
 """
 
 from ml_collections import ConfigDict

@@ -153,9 +153,10 @@ class Run:
         self.said_stuck = True
         where, why = (
             "still at",
-            "Is the learning rate too low (optim.learning_rate), are the initial weights too small "
-            "(model.conv1.std and the others; settings/scaling.py for narrower networks), or are "
-            "the labels shuffled?",
+            "Are the initial weights too small for what they see (model.conv1.std and the others; "
+            "2012's are for pixels of 0 to 255, see data.lighting_divisor, and for its widths, see "
+            "settings/scaling.py), is the learning rate too low (optim.learning_rate), or are the "
+            "labels shuffled?",
         )
         if row["loss"] > 1.05 * chance:
             where, why = (

@@ -48,7 +48,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--devices", type=number(0), default=0, help="For JAX; 0: all, or two virtual CPUs.")
     add("--rounds", type=number(1), default=5, help="How often everything is timed.")
     add("--seconds", type=number(0.0), default=1.0, help="Everything runs so long a round.")
-    add("--minutes", type=number(0.0), help="On a machine that is lent: in about so many.")
+    add(
+        "--minutes",
+        type=number(0.0),
+        help="On a machine that is rented by the minute: in about so many.",
+    )
     add("--operators", action="store_true", help="Time the operators one by one instead.")
     add("--startup", action="store_true", help="Also time a command until its first step.")
     add("--cache", default="", help="A prepared dataset: also train from it, input and all.")
