@@ -8,8 +8,9 @@ and the mean and deviation of their colours, each by its principal components, a
 Gaussians over them, the image as the gradient of its likelihood (Fisher vector, square roots of
 its numbers, norm 1), and a support vector machine. OpenCV computes SIFT, scikit-learn the rest
 (`pip install '.[claims]'`). A seed draws the patches and the mixture's start. The penalty is chosen
-on images that were set aside from training, never on the test. Writes fisher.json and fisher.md,
-and, where the network's errors are in experiments/results/claims, names them beside.
+on images that were set aside from training, never on the test. Writes fisher.json, in which other
+configurations stay as they are, and fisher.md, with the network's errors beside where they are in
+experiments/results/claims.
 """
 
 import argparse
@@ -39,7 +40,7 @@ from experiments.shared.command import (
     start,
 )
 from experiments.shared.machine import made_by
-from experiments.shared.tables import table
+from experiments.shared.tables import listed, table
 
 SIZES = (12, 16, 24)  # of patches, pixels at 64 to a side
 STEP = 4  # pixels between them
@@ -65,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     check_installed()
     results = Results("claims", arguments, ("scikit-learn", "opencv-python-headless"))
-    found: dict[str, Any] = {}
+    path = results.path("fisher.json")
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     for name in arguments.config:
         config = settings.override(settings.load(name), fields(arguments))
         data = config.data
@@ -75,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             for split in (data.train, data.test)
         ]
         runs = [run(*splits, seed) for seed in range(arguments.seeds)]
-        found[name] = {"test_images": len(splits[1][1]), "runs": runs}
-        results.write("fisher.json", results.made_by() | {"results": found})
-    results.write_page("fisher.md", page(results.made_by(), found))
+        found[name] = results.made_by() | {"test_images": len(splits[1][1]), "runs": runs}
+        results.write("fisher.json", found)
+    results.write_page("fisher.md", page(found))
     results.finish()
 
 
@@ -248,13 +250,14 @@ def chosen(vectors: np.ndarray, labels: np.ndarray, rng: np.random.Generator) ->
     return PENALTIES[int(np.argmin(list(errors())))]
 
 
-def page(about: dict[str, Any], found: dict[str, Any]) -> str:
+def page(found: dict[str, Any]) -> str:
     """The Markdown page."""
-    rows = []
+    rows, made = [], []
     for name, result in found.items():
         errors = [100 * run["top1_error"] for run in result["runs"]]
         words = "{mean:.2f} ({low:.2f} to {high:.2f})".format(**mean(errors)._asdict())
         rows.append([name, "SIFT, Fisher vectors, SVM", words, str(len(errors))])
+        made.append(made_by(result, ("scikit-learn", "opencv-python-headless")))
         network = of_network(name)
         if network is not None:
             words = "{mean:.2f} ({low:.2f} to {high:.2f})".format(**network["error"]["10"])
@@ -268,7 +271,7 @@ Means with their 95% intervals over seeds. In 2012 the network had 37.5% where S
 vectors had 45.7% (ILSVRC-2010, top-1). A small one of its kind: {GAUSSIANS} Gaussians
 for each descriptor, patches of three sizes, and no parts of the image told apart.
 
-{made_by(about, ("scikit-learn", "opencv-python-headless"))}
+{listed(f"`{name}`: {how}" for name, how in zip(found, made, strict=True))}
 """
 
 

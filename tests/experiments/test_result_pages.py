@@ -8,7 +8,7 @@ import pytest
 
 import experiments.input.report as input_report
 import experiments.step.report as step_report
-from experiments import starts, transfer, why
+from experiments import fisher, starts, transfer, why
 from experiments.claims import __main__ as claims
 from experiments.claims import page as claims_page
 from experiments.shared.tables import in_groups, listed, table
@@ -91,3 +91,9 @@ def test_the_page_of_the_starts_is_that_of_their_results() -> None:
     """Likewise."""
     found = json.loads((RESULTS / "starts" / "starts.json").read_text())
     assert starts.page(found, found["runs"]) == (RESULTS / "starts" / "starts.md").read_text()
+
+
+def test_the_page_of_the_beaten_method_is_that_of_its_results() -> None:
+    """Beside the networks that the claims have trained."""
+    found = json.loads((RESULTS / "claims" / "fisher.json").read_text())
+    assert fisher.page(found) == (RESULTS / "claims" / "fisher.md").read_text()
