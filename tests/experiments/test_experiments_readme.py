@@ -49,6 +49,7 @@ def result(path: str) -> dict[str, Any]:
         ("seeds", "embedded/summary.json"),
         ("seeds", "fashion_mnist/summary.json"),
         ("seeds", "embedded_large_batch/summary.json"),
+        ("seeds", "cifar10-80sec/summary.json"),
         ("transfer", "transfer/summary.json"),
     ],
 )
