@@ -206,14 +206,18 @@ class Trainer:
             command = ["taskset", "-c", str(core), *command]
         log = self.folder / "logs" / f"{key}.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
-        cache = {"JAX_COMPILATION_CACHE_DIR": str((self.folder / "compiled").resolve())}
+        ours = {
+            "JAX_COMPILATION_CACHE_DIR": str((self.folder / "compiled").resolve()),
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several share a GPU, if there is one
+            "TQDM_DISABLE": "1",
+        }
         with log.open("w") as file:
             process = subprocess.Popen(
                 command,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 text=True,
-                env=os.environ | cache | {"TQDM_DISABLE": "1"},
+                env=os.environ | ours,
                 process_group=0,  # Ctrl-C reaches it once, from here
             )
             self.processes.append(process)

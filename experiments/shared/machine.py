@@ -19,7 +19,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 def describe(packages: Iterable[str] = ()) -> dict[str, Any]:
-    """Processor, cores, versions of Python and packages, and the commit of this code.
+    """Processor, cores, cards, versions of Python and packages, and the commit of this code.
 
     Args:
         packages: more of them, of which those that are installed are listed.
@@ -31,6 +31,7 @@ def describe(packages: Iterable[str] = ()) -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": cores(),
+        "cards": _cards(),
         "python": platform.python_version(),
         "packages": versions,
         "commit": _commit(),
@@ -46,8 +47,9 @@ def made_by(result: Mapping[str, Any], names: Iterable[str]) -> str:
     """
     where, packages = result["machine"], result["machine"]["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in names if name in packages)
+    cards = "".join(f", {card}" for card in where.get("cards", ()))  # earlier results have none
     return (
-        f"{where['processor']}, {where['cores']} cores; Python {where['python']}, {versions}; "
+        f"{where['processor']}, {where['cores']} cores{cards}; Python {where['python']}, {versions}; "
         f"commit {where['commit']}. Load average before: {result['load_average']['before'][0]:.1f}."
         f" Made by `{result['command']}`."
     )
@@ -73,6 +75,13 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def _cards() -> list[str]:
+    """Names of the GPUs that jax may use, by NVIDIA's own command: to ask jax would take one."""
+    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+        return []
+    return _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
+
+
 def _commit() -> str:
     """Its short name; '-dirty' says that other files than results differ from it."""
     commit = _git("describe", "--always")
@@ -83,13 +92,18 @@ def _commit() -> str:
 
 
 def _git(*arguments: str) -> str:
+    return _output("git", *arguments)
+
+
+def _output(*command: str) -> str:
+    """What a command prints of this code or machine; nothing where it fails, or is not there."""
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parents[1], capture_output=True, text=True
+            command, cwd=Path(__file__).parents[1], capture_output=True, text=True
         )
-    except OSError:  # there is no git
+    except OSError:
         return ""
-    return done.stdout.strip()
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def free_port() -> int:
