@@ -9,9 +9,9 @@ images that are the same in all runs, in the network at test: how much the logit
 to image (the standard deviation across images, its mean over classes, as a share of the logits'
 size), and which share of the units of each layer is above zero. A run has started when its loss,
 the mean of ten steps, is below 0.9 times chance. Finished runs stand in starts.jsonl and are not
-repeated; a run of 300 steps of 128 images takes some 13 minutes on two cores, of 32
-(--set=batch_size=32) some four. Writes starts.json,
-starts.png and starts.md.
+repeated; a run of 300 steps of 128 images takes some 13 minutes on two CPU cores, of 32
+(--set=batch_size=32) some four, and half a minute on an H200. Writes starts.json, starts.png and
+starts.md.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python -m alexnet_jax.main --workdir=W --config=fashion_mnist
 
-21 minutes on two cores; 7.77% top-1 error in ten views of the 10,000 test images, by the last
-checkpoint (`experiments/results/fashion_mnist`).
+A minute on an H200, 21 on two CPU cores; 7.68% top-1 error in ten views of the 10,000 test images,
+by the last checkpoint, a mean of three seeds (`experiments/results/fashion_mnist`).
 """
 
 from ml_collections import ConfigDict

@@ -47,9 +47,9 @@ def made_by(result: Mapping[str, Any], names: Iterable[str]) -> str:
     """
     where, packages = result["machine"], result["machine"]["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in names if name in packages)
-    cards = "".join(f", {card}" for card in where.get("cards", ()))  # earlier results have none
+    devices = [f"{where['cores']} cores", *where.get("cards", ())]  # older results name no cards
     return (
-        f"{where['processor']}, {where['cores']} cores{cards}; Python {where['python']}, {versions}; "
+        f"{where['processor']}, {', '.join(devices)}; Python {where['python']}, {versions}; "
         f"commit {where['commit']}. Load average before: {result['load_average']['before'][0]:.1f}."
         f" Made by `{result['command']}`."
     )

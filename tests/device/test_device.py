@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import network_fixtures as fixtures
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from alexnet_jax.model import AlexNet, make_mesh, operators
 from alexnet_jax.model.mesh import IMAGES
@@ -101,8 +100,8 @@ class Step(NamedTuple):
 
 
 def step_on(device: jax.Device, dtype: Any = jnp.float32) -> Step:
-    """A step of a small network, with float32 products where they are of float32."""
-    config: ConfigDict = fixtures.small_config("batch_size=4", "data.lighting=none")
+    """A step of a small network, whose products are of float32 and not of TF32."""
+    config = fixtures.small_config("batch_size=4", "data.lighting=none", "precision=highest")
     mesh = make_mesh(1, 1, devices=[device])
     model = AlexNet(fixtures.small_network(), mesh, dtype)
     optimizer = update_rule.update_rule(config.optim, 10)
@@ -110,10 +109,10 @@ def step_on(device: jax.Device, dtype: Any = jnp.float32) -> Step:
     images = np.clip(fixtures.random_images(FEW, 96) + 120, 0, 255).astype(np.uint8)
     batch = {"image": images, "label": fixtures.random_labels(FEW, 12).astype(np.int32)}
     placed = jax.device_put(batch, jax.NamedSharding(mesh, IMAGES))
-    with jax.default_matmul_precision("float32"):
-        before = initial_state(model, optimizer, 0)
-        start = jax.tree.map(np.array, before.params)  # a view would keep the buffers alive
-        after = make_train_step(model, optimizer, mean, config, 10)(before, placed)
+    before = initial_state(model, optimizer, 0)
+    start = jax.tree.map(np.array, before.params)  # a view would keep the buffers alive
+    step = make_train_step(model, optimizer, mean, config, 10)
+    after = step(before, placed)
     return Step(before, after, jax.tree.map(np.subtract, jax.device_get(after.params), start))
 
 

@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import math
 import re
 import shlex
+import statistics
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from alexnet_jax import main as training
 from alexnet_jax import settings
 from alexnet_jax.model import Network
 from alexnet_jax.pictures.network_table import network_table
-from experiments import labnotes
+from experiments import labnotes, starts
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -45,11 +47,51 @@ def test_the_promised_errors_are_the_measured_ones() -> None:
     assert f"the worst of them: {max(errors):.2%}" in README
     seconds = [run["seconds"] for run in runs]
     assert f"{min(seconds):.0f} to {max(seconds):.0f} seconds" in " ".join(README.split())
-    (run,) = result("fashion_mnist/summary.json")["runs"]
-    ten, one = (run["test"][views]["top1_error"] for views in ("10", "1"))
-    assert f"**{ten:.2%} top-1 error in ten views** ({one:.2%} in one)" in README
-    assert f"{run['seconds'] / 60:.0f} minutes" in README
-    assert run["test"]["10"]["examples"] == 10_000
+    runs = result("fashion_mnist/summary.json")["runs"]
+    ten, one = ([run["test"][views]["top1_error"] for run in runs] for views in ("10", "1"))
+    means = f"{statistics.mean(ten):.2%} top-1 error in ten views** ({statistics.mean(one):.2%} in"
+    assert f"**{means} one)" in README
+    assert f"three seeds, {min(ten):.2%} to {max(ten):.2%}".replace("% to", " to") in README
+    assert len(runs) == 3 and {run["test"]["10"]["examples"] for run in runs} == {10_000}
+    minutes = result("fashion_mnist/cpu.json")["longest_seconds"] / 60
+    assert f"takes {minutes:.0f} minutes ([cpu.json]" in README
+
+
+def test_the_starts_are_the_measured_ones() -> None:
+    """The step by which all seeds of a network have started, or that none has."""
+    runs = result("starts/starts.json")["runs"]
+    assert {run["seed"] for run in runs} == {0, 1, 2} and {run["batch"] for run in runs} == {128}
+    by = {name: [starts.started(run) for run in runs if run["variant"] == name]
+          for name in starts.VARIANTS}  # fmt: skip
+    never = by.pop("paper-unit-pixels")
+    last = {name: max(step or math.inf for step in steps) for name, steps in by.items()}
+    words = " ".join(README.partition("**All three start**")[2].partition("\n\n")[0].split())
+    others = max(last["reconciled"], last["source"])
+    assert f"`paper` leaves chance by step {last['paper']}, of the others by {others}," in words
+    assert f"biases of 0.1 by {max(last['biases-0.1'], last['paper-biases-0.1'])}." in words
+    assert f"the others take up to {last['unit-pixels']} steps" in words
+    assert never == [None] * 3 and "`paper` stays for all 300" in words
+
+
+def test_the_rates_of_the_gpu_are_the_measured_ones() -> None:
+    """Now and before, of PyTorch, and in large steps."""
+    pages = {name: result(f"h200/{name}.json") for name in ("benchmark", "before", "pytorch")}
+    assert pages["benchmark"]["machine"]["cards"] == ["NVIDIA H200"]
+    rates = {
+        (page, row["key"]): f"{row['images_per_second']['median']:,.0f}"
+        for page, found in pages.items()
+        for row in found["rows"]
+    }
+    eager = "torch_eager_channels_last_band"
+    now = {key: rates["benchmark", f"{key}/jax_1x1"]
+           for key in ("training_128", "training_1024", "inference_32")}  # fmt: skip
+    words = " ".join(README.split())
+    assert f"trains {now['training_128']} a second in steps of 128" in words
+    assert f"below {rates['before', 'training_128/jax_1x1']}, PyTorch eager" in words
+    assert f"eager {rates['pytorch', f'training_128/{eager}']}) and answers" in words
+    answers = f"answers {now['inference_32']} in batches of 32 (PyTorch eager"
+    assert f"{answers} {rates['benchmark', f'inference_32/{eager}']})" in words
+    assert f"| {now['training_1024']}, on an H200 " in README
 
 
 def test_the_speed_table_is_from_the_benchmark() -> None:

@@ -165,8 +165,15 @@ def test_the_times_of_the_seeds() -> None:
     seconds = [run["seconds"] for run in result("embedded/summary.json")["runs"]]
     assert len(seconds) == 5
     assert f"took {sum(seconds):.0f} seconds" in section("seeds")
-    minutes = result("fashion_mnist/summary.json")["longest_seconds"] / 60
-    assert f"took {minutes:.0f} minutes" in section("seeds")
+    runs = result("fashion_mnist/summary.json")["runs"]
+    words = " ".join(section("seeds").split())
+    for views, after in (("10", "% in ten views"), ("1", "% in one")):
+        errors = [f"{100 * run['test'][views]['top1_error']:.2f}" for run in runs]
+        assert f"{', '.join(errors[:-1])} and {errors[-1]}{after}" in words
+    minutes = result("fashion_mnist/cpu.json")["longest_seconds"] / 60
+    assert f"took {minutes:.0f} minutes" in words
+    took = [f"{run['seconds']:.0f}" for run in runs]
+    assert f"after {', '.join(took[:-1])} and {took[-1]} seconds" in words
 
 
 def test_the_errors_in_large_steps() -> None:
