@@ -69,7 +69,7 @@ def test_the_starts_are_the_measured_ones() -> None:
     others = max(last["reconciled"], last["source"])
     assert f"`paper` leaves chance by step {last['paper']}, of the others by {others}," in words
     assert f"biases of 0.1 by {max(last['biases-0.1'], last['paper-biases-0.1'])}." in words
-    assert f"the others take up to {last['unit-pixels']} steps" in words
+    assert f"`reconciled` takes up to {last['unit-pixels']} steps" in words
     assert never == [None] * 3 and "`paper` stays for all 300" in words
 
 
