@@ -13,6 +13,7 @@ claim that was tried, claims.md, the page of all that are there, and claims.png,
 """
 
 import argparse
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -74,6 +75,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             if not claim.applies(trainer.config):
                 say(f"{name}: {config} says nothing of it")
                 continue
+            arms = trainer.distinct(claim.arms)
+            if same := [arm for arm in claim.arms if arm not in arms]:
+                say(f"{name}: in {config} nothing is another by {', '.join(map(repr, same))}")
+            if len(arms) == 1 < len(claim.arms):
+                continue
+            claim = dataclasses.replace(claim, arms=arms)
             seeds = range(arguments.seeds or claim.seeds)
             found = results.made_by() | judge(claim, trainer, seeds)
             path = results.path(f"{name}.json")

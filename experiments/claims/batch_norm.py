@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from experiments.claims.claim import Amount, Claim, errors, unchanged
-from experiments.claims.lrn import AS_148, NORMS
+from experiments.claims.lrn import AS_148, NORMS, has_norms
 
 
 def in_its_place(config: ConfigDict) -> None:
@@ -30,5 +30,6 @@ CLAIM = Claim(
         "before every ReLU": before_every_relu,
     },
     compare=errors(Amount(AS_148, "ours, that of #148"), sign=-1),
+    applies=has_norms,
     caveat="learning rate and initial weights stay those of LRN's network",
 )

@@ -20,7 +20,7 @@ CLAIM = Claim(
     name="border",
     section="3.5, a reader's question",
     sentence="With pixels instead of zeros at the border the network errs less",
-    in_2012="not tried",
+    in_2012="no trial is noted",
     arms={"zeros": unchanged, "pixels": no_zeros},
     compare=errors(Amount(0.01, "ours"), sign=-1),
     caveat="larger crops leave fewer places to cut them from",

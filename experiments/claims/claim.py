@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-RATIO = "times"  # the unit of numbers whose base is 1
+RATIO, WRONG = "times", "% wrong"  # units: of numbers whose base is 1, of errors
 Change = Callable[[ConfigDict], None]  # of a configuration, in place
 
 
@@ -43,11 +43,11 @@ class Comparison:
 
     Attributes:
         what: is compared, for a table: 'without LRN'.
-        unit: of the numbers: '% wrong', or `RATIO`.
+        unit: of the numbers: `WRONG`, `RATIO`, or another.
         base: one number a seed; no number (NaN) if a run never came to one.
         other: of the same seeds.
         sign: 1 if the claim is that `other` is larger, -1 if that it is smaller.
-        size: of the difference that the claim amounts to, in the same unit; smaller ones are none.
+        size: of the difference that the claim amounts to, in the same unit.
         source: of the size: a run of 2012, '#148', or 'ours'.
     """
 
@@ -136,7 +136,7 @@ def errors(
             share, source = amounts if isinstance(amounts, Amount) else amounts[name]
             size = share * sum(base) / len(base)
             other = [run.error(views) for run in of]
-            found.append(Comparison(name, "% wrong", base, other, sign, size, source))
+            found.append(Comparison(name, WRONG, base, other, sign, size, source))
         return found
 
     return compare

@@ -10,8 +10,9 @@ def take_out(name: str) -> Change:
 
     def change(config: ConfigDict) -> None:
         model = config.model
+        there = model[name].width > 0
         model[name].width = 0
-        if name == "conv5":
+        if name == "conv5" and there:
             model.conv4.after = model.conv5.after
 
     return change

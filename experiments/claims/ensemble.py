@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.claims import answers
-from experiments.claims.claim import Claim, Comparison, Runs, unchanged
+from experiments.claims.claim import WRONG, Claim, Comparison, Runs, unchanged
 from experiments.claims.statistics import jackknife
 
 
@@ -33,7 +33,7 @@ def compare(runs: Runs) -> list[Comparison]:
     return [
         Comparison(
             what,
-            "% wrong",
+            WRONG,
             alone,
             plus(alone, jackknife(gained, len(each))),
             -1,
@@ -42,7 +42,7 @@ def compare(runs: Runs) -> list[Comparison]:
         ),
         Comparison(
             f"mean of the logarithms, not the probabilities, of {len(every)}",
-            "% wrong",
+            WRONG,
             whole,
             plus(whole, jackknife(by_logarithms, len(each))),
             -1,

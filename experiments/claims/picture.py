@@ -11,13 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from alexnet_jax.pictures.saving import save
-from experiments.claims.claim import RATIO, Claim
+from experiments.claims.claim import RATIO, WRONG, Claim
 from experiments.claims.page import complete
 from experiments.claims.statistics import NOT_SEEN, OPPOSITE, SEEN
 
 COLOURS = {SEEN: "C2", OPPOSITE: "C3", NOT_SEEN: "C0"}
 UNTOLD = "0.45"
-SHARE = "% wrong"  # the unit of the comparisons that `overview` has
 
 
 def draw(claim: Claim, found: Mapping[str, Any], path: Path) -> Path:
@@ -114,7 +113,7 @@ def overview(every: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
         for config, result in found.items():
             for comparison in result["comparisons"]:
                 known = None not in comparison["difference"].values()
-                if known and comparison["unit"] == SHARE and any(comparison["base"]):  # or no share
+                if known and comparison["unit"] == WRONG and any(comparison["base"]):  # or no share
                     rows.setdefault((name, comparison["what"]), {})[config] = comparison
     figure = Figure(figsize=(9, 1.4 + 0.36 * len(rows)), dpi=120)
     axes = figure.subplots()

@@ -77,6 +77,18 @@ class Trainer:
         before, after = flatten(settings.load(self.name)), flatten(config)
         return [f"{k}={'' if v is None else v}" for k, v in after.items() if v != before[k]]
 
+    def distinct(self, arms: Mapping[str, Change]) -> dict[str, Change]:
+        """The arms, but for those that train what one before them does already, as one without
+        dropout does where there was none.
+
+        Raises:
+            ConfigError: one makes a network that cannot be.
+        """
+        made: dict[str, str] = {}
+        for name, change in arms.items():
+            made.setdefault(self.key(self.assignments(change), 0), name)
+        return {name: arms[name] for name in made.values()}
+
     def key(self, assignments: Sequence[str], seed: int) -> str:
         """The name of a run: what makes it, and nothing else; so that a field that comes to the
         configurations later changes no name, it counts where it is not what was before it."""

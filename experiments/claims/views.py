@@ -1,6 +1,6 @@
 """Are ten views better than one (section 4.1)?"""
 
-from experiments.claims.claim import Claim, Comparison, Runs, unchanged
+from experiments.claims.claim import WRONG, Claim, Comparison, Runs, unchanged
 
 
 def compare(runs: Runs) -> list[Comparison]:
@@ -9,7 +9,7 @@ def compare(runs: Runs) -> list[Comparison]:
     ten = [run.error(10) for run in every]
     one = [run.error(1) for run in every]
     size = (39.02 - 37.47) / 37.47 * sum(ten) / len(ten)
-    return [Comparison("one view", "% wrong", ten, one, 1, size, "#145-2010")]
+    return [Comparison("one view", WRONG, ten, one, 1, size, "#145-2010")]
 
 
 CLAIM = Claim(

@@ -18,7 +18,7 @@ from alexnet_jax.settings.files import LATER
 from experiments.claims import __main__ as command
 from experiments.claims import answers, neighbours, page, picture, pooling, relu, statistics
 from experiments.claims.catalogue import CLAIMS
-from experiments.claims.claim import Amount, Claim, Comparison, Run, errors, unchanged
+from experiments.claims.claim import RATIO, WRONG, Amount, Claim, Comparison, Run, errors, unchanged
 from experiments.claims.curves import at_the_end, course, steps_until
 from experiments.claims.training import Trainer
 
@@ -33,7 +33,7 @@ def run(seed: int, *, error: float = 0.5, training: Any = ()) -> Run:
 
 def compared(base: list[float], other: list[float], sign: int = 1, size: float = 1) -> Comparison:
     """Numbers of some seeds."""
-    return Comparison("other", "% wrong", base, other, sign, size)
+    return Comparison("other", WRONG, base, other, sign, size)
 
 
 # --- statistics -----------------------------------------------------------------------------------
@@ -420,6 +420,41 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
     comparison.base[:] = [0.0] * 3  # none wrong, of which there is no share
     result["comparisons"][0]["base"] = comparison.base
     assert picture.overview({"lrn": found}, path).stat().st_size > 3000
+
+
+@pytest.mark.parametrize(
+    "unit, other, size, told",
+    [
+        (RATIO, [2.0, 2.1, 2.2], 5.0, "2.10 (1.85 to 2.35) times over 3 seeds: seen, though "
+         "less."),
+        (RATIO, [2.0, 2.1, 2.2], 1.0, "2.10 (1.85 to 2.35) times over 3 seeds: seen."),
+        (WRONG, [1.1, 1.2, 1.3], 0.9, "1.20 instead of 1.00 % wrong, +0.20 (-0.05 to +0.45) "
+         "over 3 seeds: not seen."),
+    ],
+)  # fmt: skip
+def test_what_is_seen_may_be_less_than_what_is_claimed(
+    unit: str, other: list[float], size: float, told: str
+) -> None:
+    """Of a ratio that is the number itself, not how far it is from 1."""
+    comparison = Comparison("x", unit, [1.0] * 3, other, 1, size)
+    found = vars(comparison) | {
+        "difference": statistics.difference(comparison)._asdict(),
+        "verdict": statistics.verdict(comparison),
+    }
+    shown = page.paragraph(CLAIMS["relu"], {"embedded_hard": {"comparisons": [found]}})
+    assert told in " ".join(shown.split())
+
+
+def test_an_arm_that_changes_nothing_is_left_out(tmp_path: Path) -> None:
+    """cuda-convnet's networks for CIFAR-10 have no dropout and fewer layers to take out."""
+    trainer = Trainer(tmp_path, "cifar10:80sec")
+    assert list(trainer.distinct(CLAIMS["dropout"].arms)) == ["dropout"]
+    assert list(trainer.distinct(CLAIMS["depth"].arms)) == ["all layers", "no conv3"]
+    for name in ("lrn", "batch_norm", "towers"):
+        assert not CLAIMS[name].applies(trainer.config)
+    trainer = Trainer(tmp_path, "embedded_hard")
+    for name, of in CLAIMS.items():
+        assert list(trainer.distinct(of.arms)) == list(of.arms), name
 
 
 def test_what_never_came_to_a_number_is_told_and_drawn(tmp_path: Path) -> None:
