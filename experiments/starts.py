@@ -6,12 +6,12 @@ A loss that stays at that of chance is the most repeated complaint about this ne
 first steps are taken by the training program's own step, at full size, on the embedded pictures at
 256 pixels: the three readings, and single changes. At every probe three things are read off 32
 images that are the same in all runs, in the network at test: how much the logits differ from image
-to image (the standard deviation across images, its mean over classes, as a share of the logits'
-size), and which share of the units of each layer is above zero. A run has started when its loss,
-the mean of ten steps, is below 0.9 times chance. Finished runs stand in starts.jsonl and are not
-repeated; a run of 300 steps of 128 images takes some 13 minutes on two CPU cores, of 32
-(--set=batch_size=32) some four, and half a minute on an H200. Writes starts.json, starts.png and
-starts.md.
+to image (the standard deviation across images, its mean over classes) and how large they are, and
+which share of the units of each layer is above zero. A run has started when its loss, the mean of
+ten steps, is below 0.9 times chance, and for good when it stays there. Finished runs stand in
+starts.jsonl and are not repeated; a run of 300 steps of 128 images takes some 13 minutes on two CPU
+cores, of 32 (--set=batch_size=32) some four, and half a minute on an H200. Writes starts.json,
+starts.png and starts.md.
 """
 
 import argparse
@@ -231,10 +231,22 @@ def probe(viewer: Viewer, variables: Any, images: jax.Array) -> Row:
 
 def started(row: Row) -> int | None:
     """The step by which a run has started, if it has."""
-    for tens, loss in enumerate(row["losses"], 1):
-        if loss < STARTED * row["chance"]:
-            return tens * EVERY
-    return None
+    below = _below(row)
+    return EVERY * (below.index(True) + 1) if any(below) else None
+
+
+def started_for_good(row: Row) -> int | None:
+    """The step by which its loss has come down to stay, if it has."""
+    below = _below(row)
+    if not below[-1]:
+        return None
+    above = [tens for tens, there in enumerate(below, 1) if not there]
+    return EVERY * (max(above, default=0) + 1)
+
+
+def _below(row: Row) -> list[bool]:
+    """Of every ten steps, whether their loss is."""
+    return [loss < STARTED * row["chance"] for loss in row["losses"]]
 
 
 def write(results: Results, rows: list[Row]) -> None:
@@ -250,8 +262,10 @@ def page(about: Row, rows: list[Row]) -> str:
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     for variant in variants:
         own = [row for row in rows if row["variant"] == variant]
-        steps = [started(row) for row in own]
-        there = sorted(step for step in steps if step is not None)
+        first_there, there = (
+            sorted(step for row in own if (step := by(row)) is not None)
+            for by in (started, started_for_good)
+        )
         first, last = (np.mean([row["probes"][n]["spread"] for row in own]) for n in (0, -1))
         active = np.mean([row["probes"][0]["active"]["fc7"] for row in own])
         loss = np.mean([row["losses"][-1] for row in own])
@@ -259,7 +273,9 @@ def page(about: Row, rows: list[Row]) -> str:
             [
                 variant,
                 f"{len(there)} of {len(own)}",
-                ", ".join(map(str, there)) or "",
+                ", ".join(map(str, first_there)),
+                ", ".join(map(str, there)),
+                f"{max(max(row['losses']) for row in own):.2f}",
                 f"{first:.4f}",
                 f"{last:.3f}",
                 f"{active:.0%}",
@@ -267,8 +283,8 @@ def page(about: Row, rows: list[Row]) -> str:
             ]
         )
     head = (
-        "network", "started", "by step", "spread of logits, first", "last", "fc7 active, first",
-        "loss, last",
+        "network", "started", "by step", "for good", "highest loss", "spread of logits, first",
+        "last", "fc7 active, first", "loss, last",
     )  # fmt: skip
     steps = len(rows[0]["losses"]) * EVERY if rows else 0
     chance = rows[0]["chance"] if rows else 0.0
@@ -279,7 +295,8 @@ def page(about: Row, rows: list[Row]) -> str:
 
 The first {steps} steps of the full network, of {batch} of the embedded pictures at 256 pixels; 20
 classes, so that chance is a loss of {chance:.3f}. Started: a mean over ten steps below
-{STARTED:g} times that. The spread is the standard deviation of a logit across {PROBED} images,
+{STARTED:g} times that; for good: it stays there to the end. The highest loss is that of ten steps
+in any of the runs. The spread is the standard deviation of a logit across {PROBED} images,
 before the first step and after the last.
 
 {listed(f"`{name}`: `{VARIANTS[name].preset}`, {VARIANTS[name].words}" for name in variants)}
@@ -291,21 +308,25 @@ before the first step and after the last.
 
 
 def draw(rows: list[Row], path: Path) -> Path:
-    """The losses of all runs, a colour for each variant."""
-    figure = Figure(figsize=(8, 4.5), dpi=120)
-    axes = figure.subplots()
+    """Loss, spread of the logits and share of active units of all runs, a colour for each
+    variant."""
+    figure = Figure(figsize=(8, 9), dpi=120)
+    loss, spread, active = every = figure.subplots(3, sharex=True)
     for colour, variant in enumerate(dict.fromkeys(row["variant"] for row in rows)):
         for place, row in enumerate(r for r in rows if r["variant"] == variant):
-            steps = EVERY * (np.arange(len(row["losses"])) + 1)
-            label = variant if place == 0 else None
-            axes.plot(steps, row["losses"], color=f"C{colour}", lw=1.2, label=label)
+            look = {"color": f"C{colour}", "lw": 1.2, "label": None if place else variant}
+            steps = EVERY * np.arange(len(row["probes"]))
+            loss.plot(steps[1:], row["losses"], **look)
+            spread.plot(steps, [probe["spread"] for probe in row["probes"]], **look)
+            active.plot(steps, [100 * probe["active"]["fc7"] for probe in row["probes"]], **look)
     if rows:
-        axes.axhline(rows[0]["chance"], color="0.6", lw=1, ls=":")
-    axes.set(
-        xlabel="step", ylabel="loss, mean of ten steps", title="The full network's first steps"
-    )
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    axes.spines[["top", "right"]].set_visible(False)
+        loss.axhline(rows[0]["chance"], color="0.6", lw=1, ls=":")
+    loss.set(ylabel="loss, mean of ten steps", title="The full network's first steps")
+    spread.set(ylabel="spread of the logits", yscale="log")
+    active.set(ylabel="active units of fc7, %", xlabel="step", ylim=(0, 100))
+    loss.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    for axes in every:
+        axes.spines[["top", "right"]].set_visible(False)
     return save(figure, path)
 
 

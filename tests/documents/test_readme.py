@@ -61,16 +61,19 @@ def test_the_starts_are_the_measured_ones() -> None:
     """The step by which all seeds of a network have started, or that none has."""
     runs = result("starts/starts.json")["runs"]
     assert {run["seed"] for run in runs} == {0, 1, 2} and {run["batch"] for run in runs} == {128}
-    by = {name: [starts.started(run) for run in runs if run["variant"] == name]
-          for name in starts.VARIANTS}  # fmt: skip
-    never = by.pop("paper-unit-pixels")
-    last = {name: max(step or math.inf for step in steps) for name, steps in by.items()}
+    of = {name: [run for run in runs if run["variant"] == name] for name in starts.VARIANTS}
+    last = {
+        name: max(starts.started_for_good(run) or math.inf for run in own)
+        for name, own in of.items()
+    }
     words = " ".join(README.partition("**All three start**")[2].partition("\n\n")[0].split())
-    others = max(last["reconciled"], last["source"])
-    assert f"`paper` leaves chance by step {last['paper']}, of the others by {others}," in words
-    assert f"biases of 0.1 by {max(last['biases-0.1'], last['paper-biases-0.1'])}." in words
-    assert f"`reconciled` takes up to {last['unit-pixels']} steps" in words
-    assert never == [None] * 3 and "`paper` stays for all 300" in words
+    assert f"`paper` is below chance for good by step {last['paper']}," in words
+    leap = max(max(run["losses"]) for run in of["reconciled"])
+    assert f"of `source` by {last['source']}, of `reconciled`, which leaps to {leap:.1f}" in words
+    assert f"before, by {last['reconciled']}." in words
+    assert f"`reconciled` takes {last['unit-pixels']} steps" in words
+    assert {starts.started(run) for run in of["paper-unit-pixels"]} == {None}
+    assert "`paper` stays at chance for all 300" in words
 
 
 def test_the_rates_of_the_gpu_are_the_measured_ones() -> None:

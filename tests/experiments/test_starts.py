@@ -38,6 +38,15 @@ def test_a_run_has_started_when_its_loss_is_below_that_of_chance() -> None:
     assert starts.started(row | {"losses": [3.0, 2.71]}) is None
 
 
+def test_it_has_started_for_good_when_its_loss_stays_there() -> None:
+    """A leap on the way begins it anew."""
+    row: dict[str, Any] = {"chance": 3.0}
+    for losses, step in (
+        ([3.0, 2.6, 7.0, 2.6, 1.0], 40), ([2.6, 1.0], 10), ([2.6, 1.0, 2.8], None), ([3.0], None),
+    ):  # fmt: skip
+        assert starts.started_for_good(row | {"losses": losses}) == step
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Real steps of a small network, probed before and after; a second time nothing is done."""
     arguments = ["--variants=reconciled", "--seeds=1", "--steps=20", f"--out={tmp_path / 'out'}"]
