@@ -76,6 +76,21 @@ def test_the_starts_are_the_measured_ones() -> None:
     assert "`paper` stays at chance for all 300" in words
 
 
+def test_what_is_said_of_the_towers_is_measured() -> None:
+    """In how many networks they differ, and what silencing one costs."""
+    words = " ".join(README.split())
+    (extra,) = result("claims/kernels.json")["embedded_hard"]["extra"]
+    count = re.match(r"In (\d+ of \d+) runs", extra)
+    assert count and f"In {count[1]} networks the towers differ" in words
+    hues, patterns = result("claims/lesions.json")["embedded_hard"]["comparisons"]
+    other, coloured = (
+        [f"{statistics.mean(of[tower]):.0f}" for of in (hues, patterns)]
+        for tower in ("base", "other")
+    )
+    assert f"costs {coloured[0]} points of the hues and {coloured[1]} of the patterns" in words
+    assert f"silencing the other {other[0]} and {other[1]}." in words
+
+
 def test_the_rates_of_the_gpu_are_the_measured_ones() -> None:
     """Now and before, of PyTorch, and in large steps."""
     pages = {name: result(f"h200/{name}.json") for name in ("benchmark", "before", "pytorch")}
