@@ -222,10 +222,11 @@ NOTES = (
     ),
     Note(
         "177", "170 with dropout over conv4", None,
-        "here dropout follows the last of the convolutions alone",
+        "here of the convolutions only the last may have dropout",
         (Errors(10, 1.744414, 40.690, 18.304),),
     ),
-    Note("178", "170 with pool2 random, not max", None, "there is no such pooling; loss 1.85"),
+    Note("178", "170 with pool2 random, not max", None,
+         "how it draws is not noted; loss 1.85"),
     *(
         Note(name, f"rate falls at every step, {first:g} to {last:g}",
              falling("exp", 90, first, last), "the biases' rates are not noted: those of 170",

@@ -18,7 +18,7 @@ from absl import flags
 
 import experiments
 from alexnet_jax.errors import UserError
-from experiments.shared import command
+from experiments.shared import command, machine
 from experiments.shared.command import Flags, Results, add_fields, fields, listing, number
 
 ROOT = Path(__file__).parents[2]
@@ -350,3 +350,22 @@ def test_a_reader_that_has_seen_enough() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+def test_a_result_names_the_cards_of_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NVIDIA's command lists them; none where jax has only the CPU, or that command fails."""
+    listed = tmp_path / "nvidia-smi"
+    listed.write_text("#!/bin/sh\necho NVIDIA H200\necho NVIDIA H100\n")
+    listed.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    found = {"machine": machine.describe(), "load_average": {"before": [0.0]}, "command": "X"}
+    assert found["machine"]["cards"] == ["NVIDIA H200", "NVIDIA H100"]
+    assert "cores, NVIDIA H200, NVIDIA H100; Python " in machine.made_by(found, ())
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert machine.describe()["cards"] == []
+    monkeypatch.delenv("JAX_PLATFORMS")
+    listed.write_text("#!/bin/sh\necho no driver\nexit 9\n")
+    assert machine.describe()["cards"] == []
