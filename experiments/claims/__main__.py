@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 continue
             arms = trainer.distinct(claim.arms)
             if same := [arm for arm in claim.arms if arm not in arms]:
-                say(f"{name}: in {config} nothing is another by {', '.join(map(repr, same))}")
+                say(f"{name}: {config} has nothing to change for {', '.join(same)}: left out")
             if len(arms) == 1 < len(claim.arms):
                 continue
             claim = dataclasses.replace(claim, arms=arms)

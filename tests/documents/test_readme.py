@@ -53,6 +53,8 @@ def test_the_promised_errors_are_the_measured_ones() -> None:
     assert f"**{means} one)" in README
     assert f"three seeds, {min(ten):.2%} to {max(ten):.2%}".replace("% to", " to") in README
     assert len(runs) == 3 and {run["test"]["10"]["examples"] for run in runs} == {10_000}
+    seconds = [round(run["seconds"]) for run in runs]
+    assert f"each {min(seconds)} to {max(seconds)} seconds on an NVIDIA H200" in README
     minutes = result("fashion_mnist/cpu.json")["longest_seconds"] / 60
     assert f"takes {minutes:.0f} minutes ([cpu.json]" in README
 
@@ -105,8 +107,8 @@ def test_the_rates_of_the_gpu_are_the_measured_ones() -> None:
            for key in ("training_128", "training_1024", "inference_32")}  # fmt: skip
     words = " ".join(README.split())
     assert f"trains {now['training_128']} a second in steps of 128" in words
-    assert f"below {rates['before', 'training_128/jax_1x1']}, PyTorch eager" in words
-    assert f"eager {rates['pytorch', f'training_128/{eager}']}) and answers" in words
+    assert f"below {rates['before', 'training_128/jax_1x1']}; PyTorch eager" in words
+    assert f"another day, {rates['pytorch', f'training_128/{eager}']}) and answers" in words
     answers = f"answers {now['inference_32']} in batches of 32 (PyTorch eager"
     assert f"{answers} {rates['benchmark', f'inference_32/{eager}']})" in words
     assert f"| {now['training_1024']}, on an H200 " in README

@@ -452,6 +452,9 @@ def test_an_arm_that_changes_nothing_is_left_out(tmp_path: Path) -> None:
     assert list(trainer.distinct(CLAIMS["depth"].arms)) == ["all layers", "no conv3"]
     for name in ("lrn", "batch_norm", "towers"):
         assert not CLAIMS[name].applies(trainer.config)
+    for field in ("model.norm=batch_norm", "model.norm=none", "model.conv2.after=activation pool"):
+        without = Trainer(tmp_path, "embedded_hard", [field]).config
+        assert not CLAIMS["lrn"].applies(without) and not CLAIMS["batch_norm"].applies(without)
     trainer = Trainer(tmp_path, "embedded_hard")
     for name, of in CLAIMS.items():
         assert list(trainer.distinct(of.arms)) == list(of.arms), name
