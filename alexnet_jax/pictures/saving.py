@@ -4,7 +4,7 @@ import contextlib
 import functools
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,17 @@ def save(figure: Figure, path: str | Path, *, tight: bool = True) -> Path:
         mark = {"metadata": {"Software": MADE_BY}}
     elif form in ("jpg", "jpeg"):
         mark = {"pil_kwargs": {"comment": MADE_BY}}
-    with whole(path, replace=True) as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it is drawn as a box
+    with whole(path, replace=True) as file, boxes_for_letters():
         figure.savefig(file, format=form, **mark, bbox_inches="tight" if tight else None)
     return path
+
+
+@contextlib.contextmanager
+def boxes_for_letters() -> Iterator[None]:
+    """Lets a letter that no font here has be drawn, or measured, as a box without a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
 
 
 def find_letters(texts: Iterable[Text]) -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from alexnet_jax.pictures.saving import find_letters, save
+from alexnet_jax.pictures.saving import boxes_for_letters, find_letters, save
 
 DPI = 100  # pixels in an inch
 BAR = 17  # pixels a bar
@@ -86,7 +86,8 @@ class Sheet:
     def _width_of(self, text: Text) -> float:
         """In pixels."""
         find_letters([text])
-        extent = text.get_window_extent(self._canvas.get_renderer())
+        with boxes_for_letters():
+            extent = text.get_window_extent(self._canvas.get_renderer())
         return float(extent.width)
 
     def text(self, left: float, top: float, text: str, **style: Any) -> None:

@@ -203,10 +203,10 @@ while left:
         for number in numbers:
             signal.setitimer(signal.ITIMER_REAL, 2e-6 * (number % 20 + 1))
             print(f"<{number}>", flush=True)
+            signal.setitimer(signal.ITIMER_REAL, 0)  # a second one would come outside
         left = False
     except ZeroDivisionError:
         pass
-signal.signal(signal.SIGALRM, signal.SIG_IGN)
 """
 
 

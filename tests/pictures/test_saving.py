@@ -1,14 +1,16 @@
 """Names in pictures: cut to a line, and in letters that some font has."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from alexnet_jax.pictures import saving
-from alexnet_jax.pictures.sheet import short
+from alexnet_jax.pictures.sheet import Sheet, short
 
 
 @pytest.fixture
@@ -39,6 +41,16 @@ def test_letters_that_the_usual_font_lacks(serif: str, tmp_path: Path) -> None:
     plain, korean = axes.get_yticklabels()
     assert korean.get_fontfamily() == [*before, serif]
     assert plain.get_fontfamily() == title.get_fontfamily() == before
+
+
+def test_letters_that_no_font_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Are boxes, without a warning, where a name is measured as well as where it is drawn."""
+    monkeypatch.setattr(saving, "FALLBACKS", ())
+    page = Sheet(200, 60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        page.bars(0, 0, 160, np.ones(1), [0], ["왕의 깃발"], None)
+        page.save(tmp_path / "flag.png")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from alexnet_jax.evaluation import why
 from alexnet_jax.evaluation.album import Neighbour
 from alexnet_jax.pictures import page, sheet
 from alexnet_jax.pictures import why as drawing
+from alexnet_jax.pictures.saving import boxes_for_letters
 
 LONG = "왕의 깃발 & <b>a very long name</b> of $one$ class, ${1 + 1}, and so on and on"
 
@@ -175,8 +176,9 @@ def test_a_name_ends_before_its_number(width: int) -> None:
     ]
     page = sheet.Sheet(width, 200)
     axes = page.bars(0, 0, width, np.ones(5), range(5), classes, None)
-    boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
-    shares = [text.get_window_extent() for text in axes.texts if text.get_text() == "100%"]
+    with boxes_for_letters():
+        boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
+        shares = [text.get_window_extent() for text in axes.texts if text.get_text() == "100%"]
     names = [text.get_text() for text in axes.texts if text.get_text() != "100%"]
     assert len(shares) == len(names) == 5 and names[3:] == classes[3:]
     assert all(boxes[name].x1 + 3 < share.x0 for name, share in zip(names, shares, strict=True))
