@@ -147,7 +147,11 @@ class SmallGraph:
 
 
 def bvlc_like(
-    order: str = "Relu LRN MaxPool", groups: int = 2, dropout: float = 0.5, opset: int = 12
+    order: str = "Relu LRN MaxPool",
+    groups: int = 2,
+    dropout: float = 0.5,
+    opset: int = 12,
+    over_conv4: bool = False,
 ) -> SmallGraph:
     """A small network of all eight layers; `order` is what follows conv1 and conv2."""
     graph = SmallGraph(opset=opset)
@@ -174,6 +178,8 @@ def bvlc_like(
     then("Relu")
     graph.conv(16, 16 // groups, 3, pads=[1, 1, 1, 1], group=groups)
     then("Relu")
+    if over_conv4:
+        drop()
     graph.conv(8, 16 // groups, 3, pads=[1, 1, 1, 1], group=groups)
     then("Relu")
     graph.add("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1])  # 2

@@ -52,6 +52,12 @@ def apart(network: Network, *names: str) -> Network:
     )
 
 
+def dropout_over_conv4(network: Network) -> Network:
+    """The network as 2012's #177 changed it."""
+    conv = dataclasses.replace(network.conv4, after="activation dropout")
+    return dataclasses.replace(network, conv4=conv)
+
+
 def random_params(network: Network, seed: int = 0) -> Tree:
     """Float64 parameters with the network's standard deviations; biases spread as well."""
     rng = np.random.default_rng(seed)
@@ -84,9 +90,13 @@ def random_labels(count: int, classes: int, seed: int = 0) -> np.ndarray:
 
 
 def random_masks(network: Network, count: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Which units stay in fc6 and fc7: arrays of bools."""
+    """Which units stay in fc6 and fc7, and before them where dropout is: arrays of bools."""
     rng = np.random.default_rng(seed)
-    return {name: rng.random((count, d.width)) < 0.5 for name, d in network.hidden().items()}
+    shapes: dict[str, tuple[int, ...]] = {n: (d.width,) for n, d in network.hidden().items()}
+    for name, conv in network.convolutions().items():
+        if "dropout" in conv.after.split():
+            shapes[name] = (*[network.sides()[name][1]] * 2, conv.width)
+    return {name: rng.random((count, *shape)) < 0.5 for name, shape in shapes.items()}
 
 
 def difference(found: Tree, expected: Tree) -> float:

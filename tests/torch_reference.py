@@ -69,6 +69,7 @@ def forward(
     *,
     released: bool = False,
     apart: Collection[str] = (),
+    over_conv4: bool = False,
     lrn_alpha: float = 0.0001 / 5,
 ) -> torch.Tensor:
     """The logits of (N, S, S, 3) images.
@@ -78,10 +79,15 @@ def forward(
         images: in the precision of `params`; a tensor where it is differentiated by them.
         masks: of dropout, in training; at test everything is halved instead (section 4.2).
         apart: of conv3, fc6 and fc7 those that see their own tower alone (`layers-150.cfg`).
+        over_conv4: dropout there as well, as in 2012's net #177.
         released: the order and the extra norm of `layers-145.cfg`, not those of the paper.
         lrn_alpha: of each squared response.
     """
     norm = functools.partial(lrn, alpha=lrn_alpha)
+
+    def dropped(x: torch.Tensor, name: str) -> torch.Tensor:
+        return x * 0.5 if masks is None else x * torch.tensor(masks[name]).to(x.dtype)
+
     x = torch.as_tensor(images).permute(0, 3, 1, 2)
     # Filters reach three pixels over the right and the lower edge (filter_acts.cu:131,146-153).
     x = convolution(F.pad(x, (0, 3, 0, 3)), params["conv1"], stride=4)
@@ -90,6 +96,8 @@ def forward(
     x = pool(within_map_norm(x) if released else x)
     x = convolution(x, params["conv3"], 2 if "conv3" in apart else 1, padding=1).relu()
     x = convolution(x, params["conv4"], groups=2, padding=1).relu()
+    if over_conv4:
+        x = dropped(x.permute(0, 2, 3, 1), "conv4").permute(0, 3, 1, 2)
     x = convolution(x, params["conv5"], groups=2, padding=1)
     x = pool(x).relu() if released else pool(x.relu())
     x = x.permute(0, 2, 3, 1)
@@ -98,7 +106,7 @@ def forward(
         pairs = zip(x.chunk(towers, -1), params[name]["kernel"].chunk(towers, -1), strict=True)
         x = torch.cat([own.flatten(1) @ kernel for own, kernel in pairs], -1)
         x = (x + params[name]["bias"]).relu()
-        x = x * 0.5 if masks is None else x * torch.tensor(masks[name]).to(x.dtype)
+        x = dropped(x, name)
     return x @ params["fc8"]["kernel"] + params["fc8"]["bias"]
 
 

@@ -88,8 +88,6 @@ class Found:
         """A convolutional layer."""
         if self.flat is not None or len(self.layers) == 6:
             refuse(node, "is one more than this network's six, before its fully connected layers")
-        if self.layers and "dropout" in self.layers[-1].after:
-            refuse(node, "comes after a Dropout, which follows only the last of the convolutions")
         found = attributes(node, group=1, **WINDOW)
         kernel = self.chain.weights(node, 1)
         if kernel.ndim != 4 or kernel.shape[2] != kernel.shape[3]:

@@ -74,15 +74,16 @@ class AlexNet(nn.Module):
             )
         if images.dtype == jnp.float32:  # the float64 of a test stays what it is
             images = images.astype(self.dtype)
-        *inner, passed_on = (stage for stage in net.stages() if not stage.endswith("/dropout"))
+        *_, (last, conv) = net.convolutions().items()
+        falls_out = "dropout" in conv.after.split()  # of the last: on what the towers return
+        *inner, passed_on = net.stages()[: -1 if falls_out else None]
         named = () if isinstance(intermediates, bool) else intermediates
         within = intermediates is True or any(stage in inner for stage in named)
-        x, stages = self._convolutions(images, mesh, masks is not None, within)
+        x, stages = self._convolutions(images, mesh, masks, within)
         stages[passed_on] = x
         first, *following = [*net.hidden(), "fc8"]
         x = exchanged(x, mesh) if net.sees_all(first) else x
-        *_, (last, conv) = net.convolutions().items()
-        if "dropout" in conv.after.split():
+        if falls_out:
             mask = None if masks is None else masks.get(last)
             x = stages[f"{last}/dropout"] = operators.dropout(x, mask, net.dropout)
 
@@ -106,14 +107,25 @@ class AlexNet(nn.Module):
         return logits, {stage: stages[stage] for stage in intermediates}
 
     def _convolutions(
-        self, images: jax.Array, mesh: Mesh, training: bool, intermediates: bool
+        self,
+        images: jax.Array,
+        mesh: Mesh,
+        masks: Mapping[str, jax.Array] | None,
+        intermediates: bool,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """All convolutional layers, in one `shard_map` over (data, tower).
 
         Returns:
-            The maps of the last, (N, H, W, width), and if asked every stage of all.
+            The maps of the last before any dropout, (N, H, W, width), and if asked every stage of
+            all.
         """
         net = self.network
+        training = masks is not None
+        kept = {
+            name: None if masks is None else masks.get(name)
+            for name, conv in list(net.convolutions().items())[:-1]
+            if "dropout" in conv.after.split()
+        }
         arrays, running = self._parameters(images.shape[-1])
         count = net.towers // mesh.shape["tower"]
         learning = frozenset(net.convolutions()) - set(self.frozen) if training else frozenset()
@@ -123,9 +135,9 @@ class AlexNet(nn.Module):
         x, stages, statistics = jax.shard_map(
             tower,
             mesh=mesh,
-            in_specs=(IMAGES, places),
+            in_specs=(IMAGES, places, MAPS_OF_OWN_TOWER),
             out_specs=(MAPS_OF_OWN_TOWER, MAPS_OF_OWN_TOWER, own),
-        )(images, arrays)
+        )(images, arrays, kept)
         if training and not self.is_initializing():
             for name, found in statistics.items():
                 for which, value in found.items():

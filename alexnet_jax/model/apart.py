@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from alexnet_jax.model import tower
 from alexnet_jax.model.network import Conv
-from alexnet_jax.model.tower import Arrays, Found
+from alexnet_jax.model.tower import Arrays, Found, Kept
 
 
 class TowersApart(tower.Tower):
@@ -20,12 +20,16 @@ class TowersApart(tower.Tower):
     apart_from = ""  # before this word of a layer, and not only before the next convolution
 
     def layers(
-        self, x: jax.Array, arrays: Mapping[str, Arrays], convolutions: Mapping[str, Conv]
+        self,
+        x: jax.Array,
+        arrays: Mapping[str, Arrays],
+        convolutions: Mapping[str, Conv],
+        kept: Kept,
     ) -> Found:
         """Some of the layers, see `model.tower.Tower`."""
         net = self.network
-        if self.intermediates or net.norm == "batch_norm" or net.lrn_across_towers:
-            return super().layers(x, arrays, convolutions)
+        if self.intermediates or kept or net.norm == "batch_norm" or net.lrn_across_towers:
+            return super().layers(x, arrays, convolutions, kept)
         maps = [x]
         for name, conv in convolutions.items():
             if conv.communicates:

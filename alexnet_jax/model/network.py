@@ -132,13 +132,10 @@ class Network:
                 )
         if not self.conv1.width:
             raise ValueError("model.conv1.width=0: the first layer cannot be taken out")
-        *_, last = self.convolutions()
         for name, layer in self.convolutions().items():
-            after = layer.after.split()
-            if "dropout" in (after[:-1] if name == last else after):
+            if "dropout" in layer.after.split()[:-1]:
                 raise ValueError(
-                    f"model.{name}.after={layer.after!r}: dropout is the last that happens to the "
-                    "maps of the last of these layers"
+                    f"model.{name}.after={layer.after!r}: dropout is the last that happens to maps"
                 )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout={self.dropout}: a share from 0 to less than 1")

@@ -14,6 +14,8 @@ from alexnet_jax.model.network import Conv, Network
 
 KERNEL_AND_BIAS = ("kernel", "bias")
 Arrays = dict[str, jax.Array]
+# By layer, which units of its maps dropout keeps in this step; None at test.
+Kept = Mapping[str, jax.Array | None]
 Found = tuple[jax.Array, Arrays, dict[str, Arrays]]  # the last maps; every stage; statistics
 
 
@@ -26,22 +28,27 @@ class Tower:
     learning: frozenset[str]  # layers whose batch norm looks at the batch: none at test
     intermediates: bool  # every stage is wanted
 
-    def __call__(self, x: jax.Array, arrays: Mapping[str, Arrays]) -> Found:
+    def __call__(self, x: jax.Array, arrays: Mapping[str, Arrays], kept: Kept) -> Found:
         """Computes the maps of the last layer.
 
         Args:
             x: this device's images, (N, S, S, 3), minus the mean image.
             arrays: this device's share of the parameters, by layer.
+            kept: of the layers before the last that have dropout.
 
         Returns:
-            The last maps, (N, H, W, channels of this device); every stage, if asked; the means and
-            variances of batch norm, of those that look at the batch.
+            The last maps, before any dropout, (N, H, W, channels of this device); every stage, if
+            asked; the means and variances of batch norm, of those that look at the batch.
         """
         x = lax.pcast(x, "tower", to="varying")
-        return self.layers(x, arrays, self.network.convolutions())
+        return self.layers(x, arrays, self.network.convolutions(), kept)
 
     def layers(
-        self, x: jax.Array, arrays: Mapping[str, Arrays], convolutions: Mapping[str, Conv]
+        self,
+        x: jax.Array,
+        arrays: Mapping[str, Arrays],
+        convolutions: Mapping[str, Conv],
+        kept: Kept,
     ) -> Found:
         """Some of the layers, one after the other, as the paper's sections 3.1 to 3.5 have them."""
         net = self.network
@@ -57,6 +64,8 @@ class Tower:
                 for word in conv.after.split():
                     if word == "norm" and net.norm == "batch_norm":
                         x, statistics[name] = _batch_norm(x, arrays[name], name in self.learning)
+                    elif word == "dropout" and name in kept:
+                        x = operators.dropout(x, kept[name], net.dropout)
                     else:
                         x = self.after(word, x, conv, self.count)
                     stages[f"{name}/{word}"] = x
@@ -75,7 +84,7 @@ class Tower:
         return operators.add_bias(x, bias)
 
     def after(self, word: str, x: jax.Array, conv: Conv, towers: int) -> jax.Array:
-        """What follows a convolution, but for batch norm.
+        """What follows a convolution, but for batch norm and dropout.
 
         Args:
             word: of `Conv.after`.

@@ -83,7 +83,7 @@ BAD_FIELDS = {
     "mesh.data=-1": "mesh.data=-1",
     "model.conv1.width=0": "the first layer cannot be taken out",
     "model.conv2.width=-4": "model.conv2.width=-4",
-    "model.conv1.after=dropout": "dropout is the last that happens to the maps of the last",
+    "model.conv1.after=dropout activation": "dropout is the last that happens to maps",
     "model.fc6.after=norm": "norm is none of activation, dropout",
     "model.pool_stride=0": "model.conv1: a pool of 3 every 0 pixels",
     "model.input_size=8": "model.conv5: a pool of 3 every 2 pixels does not fit onto maps of 1",

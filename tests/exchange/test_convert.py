@@ -83,6 +83,7 @@ GRAPHS = {
     "CaffeNet: pool, then norm": lambda: other.bvlc_like("Relu MaxPool LRN"),
     "norm first, as in the released code": lambda: other.bvlc_like("LRN MaxPool Relu"),
     "one tower, dropout as an attribute": lambda: other.bvlc_like(groups=1, opset=11),
+    "dropout over conv4": lambda: other.bvlc_like(over_conv4=True),
     "two layers and the other forms": other.short,
 }
 
@@ -348,12 +349,12 @@ def test_masks_of_maps_and_their_stage() -> None:
 
 @pytest.mark.parametrize("after", ["pool dropout activation", "dropout pool"])
 def test_dropout_of_maps_is_the_last_word(after: str) -> None:
-    """And only of the last convolution."""
+    """Whichever convolution has made them."""
     conv = dataclasses.replace(imported_like().conv5, after=after)
     with pytest.raises(ValueError, match="dropout is the last that happens"):
         fixtures.small_network(conv5=conv)
     with pytest.raises(ValueError, match=r"model\.conv4.*dropout is the last"):
-        fixtures.small_network(conv4=Conv(24, 3, 1, (1, 1), after="activation dropout"))
+        fixtures.small_network(conv4=Conv(24, 3, 1, (1, 1), after="dropout activation"))
 
 
 def command(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -101,7 +101,6 @@ BAD_GRAPHS = {
         lambda g: g.add("Relu").add("Relu")
     ),
     "the Relu 'n2' comes after dropout": lambda: small(lambda g: g.add("Dropout").add("Relu")),
-    "the Conv 'n2' comes after a Dropout": lambda: small(lambda g: g.add("Dropout").conv(8, 8, 3)),
     "the Dropout 'n1' drops a share of 1": lambda: small(
         lambda g: g.add("Dropout", g.hold(np.float32(1)))
     ),

@@ -34,6 +34,7 @@ READINGS: dict[str, dict[str, Any]] = {
     "printed": {},
     "released": {"released": True},
     "fc6 apart": {"apart": ("fc6",)},
+    "dropout over conv4": {"over_conv4": True},
     "never talking": {"apart": ("conv3", "fc6", "fc7")},
 }
 
@@ -45,6 +46,8 @@ def test_small_network_in_float64(reference: ModuleType, order: str) -> None:
     network = fixtures.apart(fixtures.small_network(), *reading.get("apart", ()))
     if order == "released":
         network = released(network)
+    if order == "dropout over conv4":
+        network = fixtures.dropout_over_conv4(network)
     params = fixtures.random_params(network)
     images, labels = fixtures.random_images(3, 96), fixtures.random_labels(3, 12)
     masks = fixtures.random_masks(network, 3)

@@ -448,7 +448,7 @@ def test_the_last_values_that_mean_something(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"conv3": Conv(24, 3, 1, (1, 1), after="activation dropout")},
+        {"conv3": Conv(24, 3, 1, (1, 1), after="dropout activation")},
         {"fc6": Dense(32, after="activation pool")},
     ],
 )

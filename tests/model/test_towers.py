@@ -37,13 +37,17 @@ def placed(model: AlexNet, params: Any, *batch: Any) -> tuple[Any, ...]:
 
 
 @functools.cache
-def once(data: int, tower: int, classes: int, *apart: str) -> dict[str, Any]:
+def once(
+    data: int, tower: int, classes: int, *apart: str, over_conv4: bool = False
+) -> dict[str, Any]:
     """Everything that one step computes, and the logits at test, on a mesh.
 
     In float64: in float32 two almost equal pixels under a pool change places now and then, from one
     order of summation to another, and a gradient with them.
     """
     network = fixtures.apart(fixtures.small_network(classes=classes), *apart)
+    if over_conv4:
+        network = fixtures.dropout_over_conv4(network)
     model = AlexNet(network, make_mesh(data, tower))
     with jax.enable_x64(True):
         params, images, labels, masks = placed(
@@ -136,6 +140,14 @@ def test_towers_that_talk_less_compute_the_same_on_a_mesh(apart: tuple[str, ...]
     found, expected = once(2, 2, 12, *apart), once(1, 1, 12, *apart)
     for name, value in expected.items():
         assert fixtures.difference(found[name], value) < 1e-8, name
+
+
+def test_dropout_over_convolutions_is_the_same_on_a_mesh() -> None:
+    """Each tower has its own part of the mask."""
+    found, expected = (once(*mesh, 12, over_conv4=True) for mesh in ((2, 2), (1, 1)))
+    for name, value in expected.items():
+        assert fixtures.difference(found[name], value) < 1e-8, name
+    assert fixtures.difference(expected["logits"], once(1, 1, 12)["logits"]) > 0.01
 
 
 @pytest.mark.parametrize("mesh", MESHES)

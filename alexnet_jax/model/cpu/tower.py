@@ -14,7 +14,7 @@ from alexnet_jax.model.cpu.normalization import local_response_norm
 from alexnet_jax.model.cpu.portions import in_portions, portion
 from alexnet_jax.model.cpu.winograd import apart
 from alexnet_jax.model.network import Conv, Network
-from alexnet_jax.model.tower import Arrays, Found
+from alexnet_jax.model.tower import Arrays, Found, Kept
 
 Layers = dict[str, Conv]
 
@@ -31,16 +31,17 @@ class PortionedTower(tower.Tower):
 
     lrn = staticmethod(local_response_norm)
 
-    def __call__(self, x: jax.Array, arrays: Mapping[str, Arrays]) -> Found:
+    def __call__(self, x: jax.Array, arrays: Mapping[str, Arrays], kept: Kept) -> Found:
         """Computes the maps of the last layer, see `model.tower.Tower`."""
         local = any(conv.local for conv in self.network.convolutions().values())
-        if self.intermediates or self.network.norm == "batch_norm" or local:  # every stage or image
-            return tower.Tower.__call__(self, x, arrays)
+        batch_norm = self.network.norm == "batch_norm"
+        if self.intermediates or batch_norm or local or kept:  # every stage, image, or its mask
+            return tower.Tower.__call__(self, x, arrays, kept)
         x = lax.pcast(x, "tower", to="varying")
         for part in between_communications(self.network):
             few = portion(x.shape[0], self._largest_maps(part, x.dtype.itemsize))
             if few >= x.shape[0]:  # all of it fits into the cache, where XLA is faster by itself
-                x, _, _ = tower.Tower.layers(self, x, arrays, part)
+                x, _, _ = tower.Tower.layers(self, x, arrays, part, kept)
                 continue
             first, layer = next(iter(part.items()))
             if layer.communicates:
