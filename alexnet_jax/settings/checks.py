@@ -43,8 +43,8 @@ NOT_NEGATIVE = (
 )
 # Of the run; 1 is its end.
 SHARES = (
-    "optim.drops", "optim.bias_drops", "optim.conv1_slow_after", "optim.conv1_frozen_after",
-    "optim.warmup", "optim.final_share", "data.lighting_until",
+    "optim.drops", "optim.bias_drops", "optim.rises", "optim.conv1_slow_after",
+    "optim.conv1_frozen_after", "optim.warmup", "optim.final_share", "data.lighting_until",
 )  # fmt: skip
 # Of what any run could mean; steps and sizes are 32-bit numbers.
 AT_MOST = {

@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 LATER = {
     "adapt": False, **{f"optim.rates.{layer}": 1.0 for layer in LAYERS},
     "precision": "default", "deterministic": False, "accumulate": 1, "optim.rule": "sgd",
-    "optim.trust": 0.001, "optim.final_share": 0.004, "optim.warmup": 0.0,
+    "optim.rises": (), "optim.trust": 0.001, "optim.final_share": 0.004, "optim.warmup": 0.0,
     "data.threads": 0, "data.crop": True,
     "model.within_map_size": 5, "model.within_map_scale": 0.001, "model.fc8_decay": 1.0,
     **{f"model.conv{number}.local": False for number in range(1, 7)},

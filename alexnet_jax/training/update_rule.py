@@ -157,7 +157,7 @@ def schedules(optim: ConfigDict, steps: int) -> dict[str, optax.Schedule]:
     bias_rate = rate * optim.bias_multiplier
     match optim.schedule:
         case "steps":
-            weights = _divided(rate, 10.0, optim.drops, steps)
+            weights = _divided(rate, 10.0, optim.drops, steps, optim.rises)
             biases = _divided(bias_rate, 10.0, optim.bias_drops, steps)
         case "dexp":  # weights / 250 in four steps, biases / 10 in two (layer-params-170.cfg)
             by = (1 / optim.final_share) ** (1 / 3)
@@ -195,11 +195,14 @@ def _risen(rate: optax.Schedule, warmup: float, steps: int) -> optax.Schedule:
     return (lambda step: rate(step) * jnp.minimum(1.0, (step + 1) / rising)) if rising else rate
 
 
-def _divided(rate: float, by: float, at: tuple[float, ...], steps: int) -> optax.Schedule:
-    """A rate divided by `by` at each of the shares `at` of the run."""
+def _divided(
+    rate: float, by: float, at: tuple[float, ...], steps: int, rises: tuple[float, ...] = ()
+) -> optax.Schedule:
+    """A rate divided by `by` at each of the shares `at` of the run, and multiplied at `rises`."""
     boundaries: dict[int, float] = {}
-    for share in at:  # in a very short run two may fall on one step
-        boundaries[round(share * steps)] = boundaries.get(round(share * steps), 1.0) / by
+    for share, factor in (*((share, 1 / by) for share in at), *((share, by) for share in rises)):
+        step = round(share * steps)  # in a very short run two may fall on one
+        boundaries[step] = boundaries.get(step, 1.0) * factor
     return optax.piecewise_constant_schedule(rate, boundaries)
 
 

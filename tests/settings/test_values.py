@@ -59,6 +59,7 @@ REFUSED = {
     "optim.bias_multiplier": (-2.0,),
     "optim.drops": ((27, 56, 87), (-0.1,), (math.nan,), ("a",)),
     "optim.bias_drops": ((0.5, 1.1),),
+    "optim.rises": ((91,),),
     "optim.conv1_slow_after": (1.1,),
     "optim.conv1_frozen_after": (79.0,),
     "optim.patience": (0,),

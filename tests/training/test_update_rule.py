@@ -245,6 +245,15 @@ def test_in_a_very_short_run_two_drops_fall_on_one_step_and_both_count() -> None
     assert rates_at(config, 10, 9) == pytest.approx((1e-5, 2e-5, 1e-5))
 
 
+def test_a_rate_comes_up_again() -> None:
+    """That of the weights, twice at once as in 2012; conv1's where it is not frozen."""
+    config = optim_config(drops=(0.2, 0.4, 0.8), bias_drops=(), rises=(0.6, 0.6))
+    found = [rates_at(config, 100, at) for at in (59, 60, 79, 80)]
+    expected = [(w, 2e-2, w) for w in (1e-4, 1e-2, 1e-2, 1e-3)]
+    assert found == [pytest.approx(rates) for rates in expected]
+    assert rates_at(optim_config(rises=()), 100, 99) == rates_at(optim_config(), 100, 99)
+
+
 def test_unknown_schedule() -> None:
     with pytest.raises(ValueError, match=r"optim.schedule='cosine': one of steps, plateau"):
         update_rule.schedules(optim_config(schedule="cosine"), 100)
