@@ -90,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             results.write(f"{name}.json", whole)
             print(page.paragraph(claim, whole))
             picture.draw(claim, whole, results.path(f"{name}.png"))
-    every = read(results.folder)
+    if not (every := read(results.folder)):
+        return
     picture.overview(every, results.path("claims.png"))
     results.write("claims.md", page.page(every))
     results.finish()

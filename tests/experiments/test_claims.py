@@ -16,7 +16,16 @@ from alexnet_jax.errors import ConfigError, UserError
 from alexnet_jax.settings.fields import flatten
 from alexnet_jax.settings.files import LATER
 from experiments.claims import __main__ as command
-from experiments.claims import answers, neighbours, page, picture, pooling, relu, statistics
+from experiments.claims import (
+    answers,
+    neighbours,
+    page,
+    picture,
+    pooling,
+    pretraining,
+    relu,
+    statistics,
+)
 from experiments.claims.catalogue import CLAIMS
 from experiments.claims.claim import RATIO, WRONG, Amount, Claim, Comparison, Run, errors, unchanged
 from experiments.claims.curves import at_the_end, course, steps_until
@@ -223,7 +232,29 @@ def test_errors_are_compared_in_ten_views_as_a_share_of_the_first() -> None:
     assert (found.base, found.other) == (pytest.approx([20, 40]), pytest.approx([50, 40]))
 
 
+def test_a_fine_tuning_is_compared_with_its_own_rate_as_well() -> None:
+    """Or a tenth of the rate would be blamed on what was seen before."""
+    ends = {"NOTHING": 0.2, "OTHERS": 0.1, "SLOW_NOTHING": 0.6, "SLOW_OTHERS": 0.5}
+    runs = {getattr(pretraining, name): [run(0, error=end)] for name, end in ends.items()}
+    assert runs.keys() == pretraining.CLAIM.arms.keys()
+    found = pretraining.CLAIM.compare(runs)
+    assert [(of.base, of.other) for of in found] == [
+        ([pytest.approx(base)], [pytest.approx(other)])
+        for base, other in ((20, 10), (20, 50), (60, 50))
+    ]
+    assert "both" in found[2].what and {of.sign for of in found} == {-1}
+
+
 # --- the command ----------------------------------------------------------------------------------
+
+
+def test_nothing_tried_is_nothing_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a dataset that says nothing of a claim."""
+    command.main(["pretraining", "--config=embedded", f"--out={tmp_path}/out"])
+    assert "pretraining: embedded says nothing of it" in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/*.*"))
 
 
 def test_neighbours_of_the_same_class_are_counted() -> None:
