@@ -50,6 +50,7 @@ VARIANTS = {
     "Caffe's LRN": {"lrn_across_towers": True, "lrn_k": 1.0, "lrn_size": 3, "lrn_beta": 0.5},
     "padded pools": {
         "norm": "none",
+        "conv4": Conv(24, 3, 1, (1, 1), std=0.1, bias=1.0, after="activation dropout"),
         "conv5": Conv(16, 3, 1, (1, 1), std=0.1, after="pool activation", pool_padding=(0, 2)),
     },
     "six layers, dropout on maps": {
