@@ -55,6 +55,19 @@ def compare(runs: Runs) -> list[Comparison]:
     return [one for base, of, what in pairs for one in against({base: runs[base], what: runs[of]})]
 
 
+def the_start(runs: Runs) -> list[str]:
+    """How far the networks are when the first row of the metrics is written."""
+    step = runs[NOTHING][0].training[0][0]
+    early = {
+        arm: 100 * sum(run.training[0][2] for run in of) / len(of) for arm, of in runs.items()
+    }
+    return [
+        f"Over the first {step} steps {early[NOTHING]:.0f}% of the training images are wrong from "
+        f"nothing and {early[OTHERS]:.0f}% after other images; at a tenth of the rate "
+        f"{early[SLOW_NOTHING]:.0f}% and {early[SLOW_OTHERS]:.0f}%."
+    ]
+
+
 CLAIM = Claim(
     name="pretraining",
     section="6.1, 1 CNN*",
@@ -68,6 +81,7 @@ CLAIM = Claim(
         SLOW_OTHERS: from_there(0.1),
     },
     compare=compare,
+    extra=the_start,
     caveat="the other images are 6,000 drawn ones of patterns and hues, as many steps of training "
     "more; for `embedded_hard` they are of the same 20 classes, easier to make out; in 2012 they "
     "were photos, the images of before among them; at a tenth of the rate no run has ended: the "

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,20 @@ def test_a_fine_tuning_is_compared_with_its_own_rate_as_well() -> None:
         for base, other in ((20, 10), (20, 50), (60, 50))
     ]
     assert "both" in found[2].what and {of.sign for of in found} == {-1}
+
+
+def test_where_a_fine_tuning_begins_is_said() -> None:
+    """It may begin ahead and end behind."""
+    starts = {"NOTHING": 0.9, "OTHERS": 0.4, "SLOW_NOTHING": 0.95, "SLOW_OTHERS": 0.45}
+    runs = {
+        getattr(pretraining, name): [
+            run(0, training=((25, 2.0, start + by), (50, 1.0, 0.1))) for by in (-0.02, 0.02)
+        ]
+        for name, start in starts.items()
+    }
+    assert pretraining.CLAIM.extra is not None
+    (found,) = pretraining.CLAIM.extra(runs)
+    assert re.findall(r"\d+%?", found) == ["25", "90%", "40%", "95%", "45%"]
 
 
 # --- the command ----------------------------------------------------------------------------------
