@@ -58,9 +58,7 @@ def compare(runs: Runs) -> list[Comparison]:
 def the_start(runs: Runs) -> list[str]:
     """How far the networks are when the first row of the metrics is written."""
     step = runs[NOTHING][0].training[0][0]
-    early = {
-        arm: 100 * sum(run.training[0][2] for run in of) / len(of) for arm, of in runs.items()
-    }
+    early = {arm: 100 * sum(run.training[0][2] for run in of) / len(of) for arm, of in runs.items()}
     return [
         f"Over the first {step} steps {early[NOTHING]:.0f}% of the training images are wrong from "
         f"nothing and {early[OTHERS]:.0f}% after other images; at a tenth of the rate "
