@@ -67,8 +67,9 @@ def test_a_step_in_its_forms(
         {"lrn_across_towers": True},
         {"conv2": dataclasses.replace(SMALL.conv2, after="norm activation within_map_norm pool")},
         {"activation": "tanh", "conv1": dataclasses.replace(SMALL.conv1, after="activation")},
+        {"conv4": fixtures.dropout_over_conv4(SMALL).conv4},
     ],
-    ids=["across", "within maps", "tanh"],
+    ids=["across", "within maps", "tanh", "dropout over conv4"],
 )
 def test_networks_that_a_gpu_computes_tower_by_tower(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
