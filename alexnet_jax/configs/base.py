@@ -48,8 +48,8 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     config.optim.drops = (0.27, 0.56, 0.87)
     # The same for the biases' rate; () never lowers it.
     config.optim.bias_drops = (0.27, 0.56, 0.87)
-    # The shares after which that of the weights is multiplied by 10, as the published net's was
-    # once it had converged, twice at one share (layer-params-145.cfg:192-203).
+    # 'steps': the shares after which that of the weights is multiplied by 10, as the published
+    # net's was once it had converged, twice at one share (layer-params-145.cfg:192-203).
     config.optim.rises = ()
     # Shares of the run after which conv1's weights go to 1/1000 of learning_rate (1e-5 in 2012's
     # notes), and freeze; 1 is never.

@@ -102,6 +102,11 @@ def check(config: ConfigDict) -> None:
             "--config.optim.schedule=plateau looks at the validation error: set "
             "data.validation=validation, and data.holdout=N where the source has no such split"
         )
+    if config.optim.rises and config.optim.schedule != "steps":
+        raise ConfigError(
+            f"--config.optim.rises={config.optim.rises}: optim.schedule={config.optim.schedule} "
+            "never raises a rate; set optim.schedule=steps, or leave optim.rises out"
+        )
     layers = network(config).decays()
     if not any(config.optim.rates[layer] for layer in layers):
         raise ConfigError(

@@ -94,6 +94,16 @@ def test_a_value_that_no_run_can_mean_is_refused_by_its_name(field: str, value: 
     assert section in line and (name in line or name in ("stride", "pool_padding")), line
 
 
+def test_a_rise_that_no_schedule_would_make_is_refused() -> None:
+    """Instead of left out unsaid."""
+    config = configuration()
+    config.optim.rises = (0.5,)
+    settings.check(config)
+    config.optim.schedule = "dexp"
+    with pytest.raises(settings.ConfigError, match=r"optim.rises=\(0.5,\): optim.schedule=dexp"):
+        settings.check(config)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
