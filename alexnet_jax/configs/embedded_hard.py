@@ -2,8 +2,10 @@
 
     python -m alexnet_jax.main --workdir=W --config=embedded_hard
 
-Needs no download. 2,000 training images of 20 classes. Where `embedded` is solved to a hundredth,
-here a network can be better or worse than another: the claims of the paper are tried on it.
+Needs no download. 1,000 training images of 20 classes. Where `embedded` is solved to a hundredth,
+here a network can be better or worse than another: the claims of the paper are tried on it. At the
+rate of 2012 some seeds are late to find that there are patterns, and how late would decide their
+error; at half of it all find them early.
 """
 
 from ml_collections import ConfigDict
@@ -15,8 +17,9 @@ def get_config(preset: str = "reconciled") -> ConfigDict:
     """Returns the configuration, in one of the three readings of `presets`."""
     config = embedded.get_config(preset)
     config.data.source = "embedded/hard"
-    config.epochs = 25.0
-    config.eval_every = 5.0
+    config.epochs = 40.0
+    config.eval_every = 10.0
+    config.optim.learning_rate = 0.005
     config.log_every = 25
     config.mesh.tower = 1  # many runs, each on a core of its own
     return config

@@ -69,8 +69,8 @@ LOOKS = {
     # Every other object is small, half hidden and of little contrast. Were all so, it would be a
     # matter of luck when a run finds out that there are patterns, and that would decide its error.
     "hard": (
-        Look(2013, (0.65, 0.9), 0.5, (0, 2), (4.0, 9.0)),
-        Look(2013, (0.25, 0.5), 0.1, (6, 24), (3.0, 14.0)),
+        Look(2014, (0.65, 0.9), 0.5, (0, 2), (4.0, 9.0)),
+        Look(2014, (0.25, 0.5), 0.1, (6, 24), (3.0, 14.0)),
     ),
 }
 

@@ -68,9 +68,10 @@ class EmbeddedImages(tfds.core.GeneratorBasedBuilder):
         ),
         EmbeddedConfig(
             name="hard",
-            version=tfds.core.Version("1.1.0"),
-            description="2000 + 1000 + 2000 images; every other object is small and half hidden.",
-            train=2000,
+            version=tfds.core.Version("2.0.0"),
+            release_notes={"2.0.0": "Other images than 1.1.0, and half as many to train on."},
+            description="1000 + 1000 + 2000 images; every other object is small and half hidden.",
+            train=1000,
             look="hard",
         ),
     ]
