@@ -38,6 +38,7 @@ def test_names():
     assert dataset.cache_name("x", 32, 1234567) != dataset.cache_name("x", 32, 1234568)
     assert dataset.cache_name("x", 32, 0.12345678) != dataset.cache_name("x", 32, 0.12345679)
     assert dataset.cache_name("embedded", 128) == dataset.cache_name("embedded/full", 128)
+    assert dataset.cache_name("embedded/hard", 128) == "embedded-hard-2.0.0-128"
     name = dataset.cache_name("folder:/data/my pets/", 64)
     assert name.startswith("my-pets-") and name != dataset.cache_name("folder:/my pets", 64)
 

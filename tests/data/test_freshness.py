@@ -1,5 +1,6 @@
 """A cache and its source: what changed is noticed where the cache is opened, and taken over."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ import cv2
 import data_fixtures as fixtures
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from data_fixtures import assert_same_files, encode, photo
 from test_ilsvrc import LAYOUT, write_tars
 
@@ -20,7 +22,7 @@ from alexnet_jax import prepare
 from alexnet_jax.data import dataset, decoding, sources
 from alexnet_jax.data.cache import building, freshness, listing, splits
 from alexnet_jax.data.cache.request import Request
-from alexnet_jax.data.sources import ilsvrc
+from alexnet_jax.data.sources import embedded, ilsvrc
 from alexnet_jax.errors import UserError
 
 SPLITS = ("train", "test")
@@ -461,3 +463,25 @@ def test_the_command_about_a_bad_image_goes_on(pets, capsys):
     (pets / "train/dog/6.png").write_bytes(encode(photo(5), "PNG"))  # mended: that is a change
     with pytest.raises(UserError, match=r"changed \(train/dog/6\.png\)"):
         opened(pets)
+
+
+def test_a_new_version_of_the_drawn_images_is_another_cache(tmp_path, monkeypatch):
+    """Of one configuration alone, whose images were drawn otherwise before."""
+    data = str(tmp_path / "data")
+    before = dataset.ensure_cache("embedded/tiny", 16, data)
+    tiny = embedded.EmbeddedImages.builder_configs["tiny"]
+    newer = dataclasses.replace(tiny, version=tfds.core.Version("2.0.0"), look="hard")
+    configs = {**embedded.EmbeddedImages.builder_configs, "tiny": newer}
+    monkeypatch.setattr(embedded.EmbeddedImages, "builder_configs", configs)
+    monkeypatch.setattr(embedded.EmbeddedImages, "BUILDER_CONFIGS", list(configs.values()))
+
+    after = dataset.ensure_cache("embedded/tiny", 16, data)
+    assert after.path != before.path and after.fingerprint != before.fingerprint
+    with pytest.raises(UserError, match=r"tiny/1\.0\.0; now it is embedded_images/tiny/2") as said:
+        dataset.ensure_cache("tfds:no_matter", 16, data, path=before.path)
+    command = re.search("by `python -m alexnet_jax.prepare (.*)`", str(said.value))[1]
+    prepare.main(shlex.split(command))
+    again = dataset.ensure_cache("tfds:no_matter", 16, data, path=before.path)
+    assert again.fingerprint == after.fingerprint
+    for split in ("train", "test"):
+        assert np.array_equal(again.images[split], after.images[split])

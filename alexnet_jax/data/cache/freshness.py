@@ -41,7 +41,15 @@ def check(path: str, data_dir: str | None = None) -> None:
             f"single grey levels; `{command}` makes it again",
             flush=True,
         )
-    if spec.startswith("embedded"):  # its version is in the cache's name
+    if spec.startswith("embedded"):  # drawn here: what changes its images changes its version
+        from alexnet_jax.data.sources import embedded
+
+        was, now = origin.get("identity", "").partition(":")[0], embedded.full_name(spec)
+        if was and was != now:
+            raise UserError(
+                f"{path} is the cache of {spec} as it was, {was}; now it is {now}: make it again "
+                f"by `{command}`"
+            )
         return
     before = listing.read(path)
     if spec.startswith("ilsvrc:") and before and _same_files(before):

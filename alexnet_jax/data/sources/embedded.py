@@ -101,6 +101,13 @@ class EmbeddedImages(tfds.core.GeneratorBasedBuilder):
             yield index, {"image": image, "label": label}
 
 
+def full_name(spec: str) -> str:
+    """The images that a data source names, as TFDS does: 'embedded_images/full/1.0.0'."""
+    name = spec.partition("/")[2] or "full"
+    config = EmbeddedImages.builder_configs.get(name)
+    return f"{EmbeddedImages.name}/{name}/{(config and config.version) or EmbeddedImages.VERSION}"
+
+
 def prepare(
     data_dir: str | os.PathLike | None = None, config: str | EmbeddedConfig = "full"
 ) -> EmbeddedImages:
