@@ -25,8 +25,9 @@ Examples = tuple[jax.Array, jax.Array, dict[str, jax.Array]]  # images, labels, 
 
 
 class State(struct.PyTreeNode):
-    """Everything that a step changes; all arrays, all global."""
+    """Everything that a step needs of a run and may change; all arrays, all global."""
 
+    seed: jax.Array  # of the run; an argument, so that another seed needs no other program
     step: jax.Array  # updates so far
     params: Tree
     batch_stats: Tree
@@ -67,15 +68,15 @@ def initial_state(
 ) -> State:
     """The state before the first step, drawn at global shape: the same for a seed on every mesh."""
     assert model.mesh is not None
-    draw = partial(_draw_state, model, optimizer, seed)
-    places = shardings(jax.eval_shape(draw), model.mesh)
-    return jax.jit(draw, out_shardings=places)()
+    draw = partial(_draw_state, model, optimizer)
+    places = shardings(jax.eval_shape(draw, np.uint32(seed)), model.mesh)
+    return jax.jit(draw, out_shardings=places)(np.uint32(seed))
 
 
 def state_shapes(model: AlexNet, optimizer: optax.GradientTransformationExtraArgs) -> State:
     """A state as `jax.ShapeDtypeStruct`s, each with its place on the mesh; nothing is computed."""
     assert model.mesh is not None
-    shapes = jax.eval_shape(partial(_draw_state, model, optimizer, 0))
+    shapes = jax.eval_shape(partial(_draw_state, model, optimizer), np.uint32(0))
     return jax.tree.map(
         lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
         shapes,
@@ -84,13 +85,14 @@ def state_shapes(model: AlexNet, optimizer: optax.GradientTransformationExtraArg
 
 
 def _draw_state(
-    model: AlexNet, optimizer: optax.GradientTransformationExtraArgs, seed: int
+    model: AlexNet, optimizer: optax.GradientTransformationExtraArgs, seed: jax.Array
 ) -> State:
     assert model.mesh is not None
     size = model.network.input_size
     images = jnp.zeros((model.mesh.shape["data"], size, size, 3), jnp.float32)
     variables = model.init(jax.random.key(seed), images)
     return State(
+        seed=seed,
         step=jnp.int32(0),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
@@ -118,7 +120,7 @@ def make_train_step(
         divisor = jnp.where(state.step < lit_steps, config.data.lighting_divisor, 1.0)
         with jax.named_scope("images"):
             images = views.training_images(batch, mean, divisor)
-        masks = model.dropout_masks(dropout_key(config.seed, state.step), len(images))
+        masks = model.dropout_masks(dropout_key(state.seed, state.step), len(images))
         images, masks = platform.computed_once((images, masks))  # not drawn for every reader
 
         trained = update_rule.trained(config.optim, state.params)
@@ -192,7 +194,7 @@ def accumulated(gradient: Callable[..., Any], parts: int, mesh: Mesh | None) -> 
     return of_parts
 
 
-def dropout_key(seed: int, step: jax.Array | int) -> jax.Array:
+def dropout_key(seed: jax.Array | int, step: jax.Array | int) -> jax.Array:
     """What a step's dropout masks are drawn from; the initial weights have the seed itself."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
 

@@ -236,6 +236,7 @@ def plain_training(task: Task) -> Contender:
     model = AlexNet(network, make_mesh(1, 1))
     params = jax.tree.map(jnp.asarray, given.parameters(network))
     state = State(
+        seed=jnp.uint32(task.config.seed),
         step=jnp.int32(0),
         params=params,
         batch_stats={},
@@ -247,7 +248,7 @@ def plain_training(task: Task) -> Contender:
 
     def step(state: State, batch: Any) -> State:
         images = batch["image"].astype(jnp.float32) - mean
-        masks = model.dropout_masks(dropout_key(task.config.seed, state.step), len(images))
+        masks = model.dropout_masks(dropout_key(state.seed, state.step), len(images))
 
         def loss(params: Tree) -> jax.Array:
             logits = plain.logits(network, params, images, masks, jnp.dtype(task.dtype))

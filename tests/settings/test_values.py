@@ -132,6 +132,7 @@ def step_is_possible(config: ConfigDict) -> None:
 
     def start(params: Any) -> State:
         return State(
+            seed=jnp.uint32(0),
             step=jnp.int32(0),
             params=params,
             batch_stats=jax.tree.map(jnp.zeros_like, variables["batch_stats"]),

@@ -54,7 +54,7 @@ def test_two_steps_change_no_bit_of_them(mesh_shape: tuple[int, int]) -> None:
     for layer in params.values():
         layer["kernel"][..., 0] = -0.0
     averages = jax.tree.map(lambda x: np.float32(rng.uniform(1, 2, x.shape)), state.batch_stats)
-    own = {"plateau": Plateau.start(), "bad_step": np.int32(-1)}
+    own = {"seed": np.uint32(0), "plateau": Plateau.start(), "bad_step": np.int32(-1)}
     state = state.replace(params=params, batch_stats=averages, **own)
     state = jax.device_put(state, shardings(state, model.mesh))
     before = jax.device_get(state.model())

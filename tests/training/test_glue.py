@@ -222,7 +222,7 @@ class Program:
         optimizer = update_rule(config.optim, STEPS)
         shapes = jax.eval_shape(lambda: initial_state(self.model, optimizer, config.seed))
         self.initial = jax.tree.map(self._zeros, shapes).replace(
-            params=fixtures.random_params(self.model.network)
+            seed=np.uint32(config.seed), params=fixtures.random_params(self.model.network)
         )
         with jax.enable_x64(True):
             self._step = make_train_step(self.model, optimizer, self.mean_image, config, STEPS)

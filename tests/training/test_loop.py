@@ -82,6 +82,7 @@ def make_run(config: ConfigDict, evaluator: Any = None) -> tuple[loop.Run, Recor
 def initial_state(loss: float = 2.0) -> State:
     """What `step` adds to: the sums of four steps of six images."""
     return State(
+        seed=jnp.uint32(0),
         step=jnp.int32(0),
         params={"weight": jnp.ones(2)},
         batch_stats={},

@@ -65,6 +65,11 @@ def test_parts(written: Callable[..., str]) -> None:
     assert f"tensor<{BATCH}x23x23x8xf32>" not in in_parts
 
 
+def test_a_seed_is_no_part_of_the_program(written: Callable[..., str]) -> None:
+    """So that runs which share what was compiled share it whatever their seeds."""
+    assert written("seed=1") == written("seed=2") != written("model.dropout=0.4")
+
+
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_the_platform_hears_of_determinism(
     written: Callable[..., str], deterministic: bool
