@@ -100,10 +100,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def judge(claim: Claim, trainer: Trainer, seeds: Sequence[int]) -> dict[str, Any]:
     """Trains what a claim needs on one dataset, compares and judges."""
     wanted = dict(claim.arms)
-    trainer.first(claim.before, seeds)
+    before = [trainer.first(claim.before, seeds)]
     if claim.chosen is not None:
-        first = trainer.runs(wanted, seeds[:1], weights=claim.weights)
-        wanted = {name: wanted[name] for name in claim.chosen(first)}
+        before.append(trainer.runs(wanted, seeds[:1], weights=claim.weights))
+        wanted = {name: wanted[name] for name in claim.chosen(before[-1])}
     runs = trainer.runs(wanted, seeds, weights=claim.weights)
     arms = {}
     for name, change in wanted.items():
@@ -129,7 +129,7 @@ def judge(claim: Claim, trainer: Trainer, seeds: Sequence[int]) -> dict[str, Any
         "test_images": tests[0]["examples"] if tests else 0,
         "network": trainer.network(),
         "seeds": list(seeds),
-        **trainer.about(runs),
+        **trainer.about(*before, runs),
         "arms": arms,
         "comparisons": comparisons,
         "extra": claim.extra(runs) if claim.extra else [],

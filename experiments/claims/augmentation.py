@@ -34,6 +34,5 @@ CLAIM = Claim(
     },
     compare=errors(Amount(1 / 20, "ours"), views=1),
     caveat="compared in one view: ten views of a network that saw central crops alone are new to "
-    "it; a short run sees no image often enough to learn it by heart, and there augmentation "
-    "costs; whether a network overfits is not asked, but whether it errs more",
+    "it; whether a network overfits is not asked, but whether it errs more",
 )

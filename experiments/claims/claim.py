@@ -131,10 +131,11 @@ def errors(
     def compare(runs: Runs) -> list[Comparison]:
         (_, first), *others = runs.items()
         base = [run.error(views) for run in first]
+        known = [error for error in base if math.isfinite(error)]
         found = []
         for name, of in others:
             share, source = amounts if isinstance(amounts, Amount) else amounts[name]
-            size = share * sum(base) / len(base)
+            size = share * sum(known) / len(known) if known else math.nan
             other = [run.error(views) for run in of]
             found.append(Comparison(name, WRONG, base, other, sign, size, source))
         return found

@@ -63,8 +63,9 @@ def _differences(axes: Axes, title: str, comparisons: Sequence[Mapping[str, Any]
         colour = COLOURS.get(comparison["verdict"], UNTOLD)
         each = [base + other - one for one, other in complete(comparison)]
         mean = {k: None if n is None else base + n for k, n in comparison["difference"].items()}
-        claimed = base + comparison["sign"] * comparison["size"]
-        axes.plot([claimed] * 2, [place - 0.35, place + 0.35], ":", color="0.3", lw=1)
+        if comparison["size"] is not None:
+            claimed = base + comparison["sign"] * comparison["size"]
+            axes.plot([claimed] * 2, [place - 0.35, place + 0.35], ":", color="0.3", lw=1)
         axes.plot(each, [place] * len(each), "o", color=colour, ms=4, alpha=0.45)
         if None not in mean.values():
             axes.plot([mean["low"], mean["high"]], [place] * 2, color=colour, lw=2)

@@ -39,5 +39,6 @@ CLAIM = Claim(
     arms={"3x3 every 2": unchanged, "2x2 every 2": without_overlap},
     compare=errors(Amount(0.39 / 40.66, "#147")),
     caveat="without overlap conv5 has no zeros around its maps, so that as many of them come to "
-    "fc6: as in #147",
+    "fc6: as in #147; of maps of an even size windows of 3 leave out a row and a column that those "
+    "of 2 see, and of an odd size the other way round, where all of 2012's sizes fit",
 )

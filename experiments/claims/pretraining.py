@@ -81,8 +81,7 @@ CLAIM = Claim(
     compare=compare,
     extra=the_start,
     caveat="the other images are 6,000 drawn ones of patterns and hues, as many steps of training "
-    "more; for `embedded_hard` they are of the same 20 classes, easier to make out; in 2012 they "
-    "were photos, the images of before among them; at a tenth of the rate no run has ended: the "
-    "training errors are still the highest",
+    "more; for `embedded_hard` they are of the same 20 classes, drawn like the half of its images "
+    "that is easy to make out; in 2012 they were photos, the images of before among them",
     applies=lambda config: config.data.source in TRAINED_ON,
 )

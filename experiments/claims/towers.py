@@ -55,5 +55,6 @@ CLAIM = Claim(
     ),
     applies=lambda config: config.model.towers == 2,
     caveat="the one of half the kernels has a whole conv5 and whole fully connected layers, as in "
-    "2012; the wider towers a conv2 of 5/4 and an fc6 of twice the width",
+    "2012; the wider towers a conv2 of 5/4 and an fc6 of twice the width; where towers do not talk "
+    "a layer has half of the inputs and the same initial deviation",
 )

@@ -55,15 +55,14 @@ class Trainer:
         self.processes: list[subprocess.Popen[str]] = []
         self.before: dict[str, list[str]] = {}  # of the networks that others start from
 
-    def first(self, arms: Mapping[str, Change], seeds: Sequence[int]) -> None:
-        """Trains networks from whose weights others start: those whose `init_from` is their name.
+    def first(self, arms: Mapping[str, Change], seeds: Sequence[int]) -> Runs:
+        """The networks from whose weights others start: those whose `init_from` is their name.
 
         Raises:
             UserError: see `runs`.
         """
         self.before |= {name: self.assignments(change) for name, change in arms.items()}
-        if arms:
-            self.runs(arms, seeds, weights=True)
+        return self.runs(arms, seeds, weights=True) if arms else {}
 
     def assignments(self, change: Change) -> list[str]:
         """What an arm changes of the configuration as it is saved, FIELD=VALUE.
@@ -148,10 +147,11 @@ class Trainer:
             f"epochs in steps of {config.batch_size} images"
         )
 
-    def about(self, every: Runs) -> dict[str, Any]:
+    def about(self, *every: Runs) -> dict[str, Any]:
         """How many runs these are, the commits that they were trained at, and the seconds that one
         took, half of them less; None where that was not noted."""
-        rows = [self.journal.rows[run.workdir.name] for arm in every.values() for run in arm]
+        keys = {run.workdir.name for runs in every for arm in runs.values() for run in arm}
+        rows = [self.journal.rows[key] for key in sorted(keys)]
         seconds = [row["seconds"] for row in rows if "seconds" in row]
         return {
             "runs": len(rows),
