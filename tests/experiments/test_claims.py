@@ -466,9 +466,7 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
     comparison.base[:] = [0.0] * 3  # none wrong, of which there is no share
     result["comparisons"][0]["base"] = comparison.base
     assert picture.overview({"lrn": found}, path).stat().st_size > 3000
-    nothing = errors(Amount(0.1, "ours"))(dict.fromkeys(("base", "other"), [Run(0, {}, (), path)]))[
-        0
-    ]
+    nothing = errors(Amount(0.1, "ours"))({name: [Run(0, {}, (), path)] for name in ("a", "b")})[0]
     assert math.isnan(nothing.size)
     words = {"difference": statistics.difference(nothing)._asdict(), "verdict": "cannot be told"}
     result["comparisons"] = [command.plain(vars(nothing) | words)]
