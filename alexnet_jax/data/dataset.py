@@ -115,7 +115,7 @@ def cache_name(spec: str, size: int, holdout: float = 0) -> str:
     elif kind.startswith("embedded"):
         from alexnet_jax.data.sources import embedded  # a newer version may draw other pictures
 
-        name = embedded.full_name(spec).replace("_images/", "-")
+        name = embedded.full_name(spec).replace("_images", "")
     else:
         name = rest or kind
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)

@@ -42,7 +42,8 @@ def draw(claim: Claim, found: Mapping[str, Any], path: Path) -> Path:
         f"dots: {claim.dots}; bar: 95% interval of the mean; dotted: what the claim amounts to",
         fontsize=7, color="0.4",
     )  # fmt: skip
-    figure.tight_layout(rect=(0, 0.03, 0.98, 1))
+    height = figure.get_figheight()
+    figure.tight_layout(rect=(0, 0.2 / height, 0.98, 1 - 0.25 / height))
     return save(figure, path)
 
 
