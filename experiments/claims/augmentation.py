@@ -33,6 +33,7 @@ CLAIM = Claim(
         "neither": neither,
     },
     compare=errors(Amount(1 / 20, "ours"), views=1),
-    caveat="compared in one view: ten views of a network that saw central crops alone are new to "
-    "it; whether a network overfits is not asked, but whether it errs more",
+    caveat="compared in one view: to a network that saw central crops alone ten views are new, and "
+    "five of them to one that saw no mirror image; whether a network overfits is not asked, but "
+    "whether it errs more",
 )

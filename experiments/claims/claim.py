@@ -94,6 +94,7 @@ class Claim:
         before: networks that are trained first and not compared; an arm whose `init_from` is such a
             name starts from the weights of the same seed.
         dots: what the numbers of a comparison are, whose mean and interval are found.
+        notes: the runs of 2012 to stand beside (`experiments.labnotes`).
     """
 
     name: str
@@ -111,6 +112,7 @@ class Claim:
     level: float | None = None
     before: Mapping[str, Change] = dataclasses.field(default_factory=dict)
     dots: str = "seeds"
+    notes: Sequence[str] = ("145",)
 
 
 def unchanged(config: ConfigDict) -> None:

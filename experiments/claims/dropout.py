@@ -37,7 +37,7 @@ def compare(runs: Runs) -> list[Comparison]:
         *errors(Amount(1 / 20, "ours"))(runs),
         Comparison("without: loss of the test minus that of training", "nats", less, more, 1, 0.1),
         Comparison(
-            f"with: steps to {TRAINING_ERROR:.0%} training error, of those without",
+            f"steps to {TRAINING_ERROR:.0%} training error, with it in those without",
             RATIO,
             [1.0] * len(ratios),
             ratios,

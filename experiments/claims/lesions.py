@@ -7,6 +7,7 @@ ImageNet's classes to stand beside.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,16 +20,21 @@ from experiments.claims.claim import Claim, Comparison, Run, Runs, unchanged
 
 
 class Lost(NamedTuple):
-    """How many more answers have the wrong hue, and the wrong pattern, in points.
+    """How many more answers are wrong, in points.
 
     Attributes:
-        coloured: without the tower whose first kernels have more colour: hue, pattern.
-        other: without the other one.
+        coloured: in their hue and in their pattern, without the tower whose first kernels have more
+            colour.
+        other: the same without the other one.
+        classes: (2, classes), those to images of each class, without either.
+        names: of the classes.
         differ: whether the towers differ in colour by more than a random deal in twenty would.
     """
 
     coloured: tuple[float, float]
     other: tuple[float, float]
+    classes: np.ndarray
+    names: list[str]
     differ: bool
 
 
@@ -44,14 +50,22 @@ def lost(run: Run) -> Lost:
     coloured = int(np.argmax([tower["mean"] for tower in measured["towers"]]))
 
     def errors(network: TrainedNetwork) -> np.ndarray:
+        """Of hues, of patterns, and of each class."""
         said = network.predict(images, batch_size=128).argmax(axis=1)
-        parts = [100 * np.mean(of[said] != of[labels]) for of in (hues, patterns)]
-        return np.array(parts)
+        parts = [np.mean(of[said] != of[labels]) for of in (hues, patterns)]
+        classes = np.bincount(labels, said != labels) / np.bincount(labels)
+        return 100 * np.array([*parts, *classes])
 
     whole = errors(network)
     without = [errors(silenced(network, tower)) - whole for tower in (coloured, 1 - coloured)]
-    (hue, pattern), (other_hue, other_pattern) = (map(float, found) for found in without)
-    return Lost((hue, pattern), (other_hue, other_pattern), measured["p"] < 0.05)
+    (hue, pattern), (other_hue, other_pattern) = (map(float, found[:2]) for found in without)
+    return Lost(
+        coloured=(hue, pattern),
+        other=(other_hue, other_pattern),
+        classes=np.array([found[2:] for found in without]),
+        names=network.class_names,
+        differ=measured["p"] < 0.05,
+    )
 
 
 def compare(runs: Runs) -> list[Comparison]:
@@ -60,7 +74,7 @@ def compare(runs: Runs) -> list[Comparison]:
     found = [lost(run) for run in every]
     return [
         Comparison(
-            f"{what} lost without the coloured tower, not the other",
+            f"{what} lost: the coloured tower silenced, against the other",
             "points wrong",
             [one.other[part] for one in found],
             [one.coloured[part] for one in found],
@@ -72,16 +86,37 @@ def compare(runs: Runs) -> list[Comparison]:
 
 
 def extra(runs: Runs) -> list[str]:
-    """The same, of the runs in which one tower is the coloured one beyond doubt."""
+    """The same, of the runs in which one tower is the coloured one beyond doubt; and which classes
+    suffer."""
     (every,) = runs.values()
-    found = [one for one in map(lost, every) if one.differ]
+    return [of_those_that_differ([lost(run) for run in every]), suffering(*map(lost, every))]
+
+
+def suffering(*found: Lost) -> str:
+    """The classes that lose most and least without either tower, on the mean of all runs."""
+    told = []
+    for tower, points in zip(
+        ("the coloured tower", "the other"), np.mean([one.classes for one in found], 0), strict=True
+    ):
+        order = np.argsort(points)
+        least, most = (
+            ", ".join(f"{found[0].names[of]} ({points[of]:+.0f})" for of in some)
+            for some in (order[:3], order[:-4:-1])
+        )
+        told.append(f"without {tower} {most}, and least {least}")
+    return f"The classes that lose most are, in points, {'; '.join(told)}."
+
+
+def of_those_that_differ(every: Sequence[Lost]) -> str:
+    """The differences of the runs whose towers differ in colour."""
+    found = [one for one in every if one.differ]
     if not found:
-        return ["In none of the runs do the towers differ in colour by more than chance deals."]
+        return "In none of the runs do the towers differ in colour by more than chance deals."
     hue, pattern = np.mean([np.subtract(one.coloured, one.other) for one in found], axis=0)
-    return [
+    return (
         f"In the {len(found)} of {len(every)} runs whose towers differ in colour by more than one "
         f"random deal in twenty would, the differences are {hue:+.1f} and {pattern:+.1f} points."
-    ]
+    )
 
 
 CLAIM = Claim(

@@ -79,6 +79,7 @@ CLAIM = Claim(
     applies=lambda config: (
         has_norms(config) and "within_map_norm" not in config.model.conv2.after.split()
     ),
+    notes=("145", "148", "169", "167"),
     caveat="without it all responses are at least 1.68 times as large, after each of the two "
     "layers; others found no difference on ImageNet at 128 pixels (caffenet-benchmark)",
 )

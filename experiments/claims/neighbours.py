@@ -12,7 +12,7 @@ from alexnet_jax.evaluation.neighbours import nearest
 from experiments.claims import answers
 from experiments.claims.claim import Claim, Comparison, Runs, unchanged
 
-QUERIES = 320  # test images, the first; of `embedded_hard` 16 of each class
+QUERIES = 320  # test images, the first; of `embedded_hard` 11 to 22 of each class
 NEAREST = 6
 
 

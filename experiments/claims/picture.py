@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from alexnet_jax.pictures.saving import save
 from experiments.claims.claim import RATIO, WRONG, Claim
-from experiments.claims.page import complete
+from experiments.claims.page import complete, verdict
 from experiments.claims.statistics import NOT_SEEN, OPPOSITE, SEEN
 
 COLOURS = {SEEN: "C2", OPPOSITE: "C3", NOT_SEEN: "C0"}
@@ -72,7 +72,7 @@ def _differences(axes: Axes, title: str, comparisons: Sequence[Mapping[str, Any]
             axes.plot([mean["low"], mean["high"]], [place] * 2, color=colour, lw=2)
             axes.plot([mean["mean"]], [place], "D", color=colour, ms=7)
         axes.annotate(
-            comparison["verdict"], (1.01, place), xycoords=("axes fraction", "data"),
+            verdict(comparison), (1.01, place), xycoords=("axes fraction", "data"),
             va="center", fontsize=8, color=colour,
         )  # fmt: skip
     axes.axvline(base, color="0.7", lw=1, zorder=0)

@@ -38,7 +38,8 @@ CLAIM = Claim(
     in_2012="0.39 points of 40.66% in ten views, runs #147 and #145",
     arms={"3x3 every 2": unchanged, "2x2 every 2": without_overlap},
     compare=errors(Amount(0.39 / 40.66, "#147")),
+    notes=("145", "147"),
     caveat="without overlap conv5 has no zeros around its maps, so that as many of them come to "
-    "fc6: as in #147; of maps of an even size windows of 3 leave out a row and a column that those "
-    "of 2 see, and of an odd size the other way round, where all of 2012's sizes fit",
+    "fc6: as in #147; windows of 3 miss the last row and column of maps of an even size, those of "
+    "2 of an odd one, where 2012's maps all fit",
 )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from experiments.claims.claim import Comparison
+from experiments.claims.claim import RATIO, Comparison
 
 SEEN, NOT_SEEN = "seen", "not seen"
 OPPOSITE, UNKNOWN = "the opposite", "cannot be told at this scale"
@@ -39,8 +39,15 @@ def mean(values: Sequence[float]) -> Mean:
 
 
 def difference(comparison: Comparison) -> Mean:
-    """Of each seed the other minus the base: what the two share by chance cancels out."""
-    return mean(differences(comparison))
+    """Of each seed the other minus the base: what the two share by chance cancels out.
+
+    Of ratios, whose base is 1, the geometric mean minus 1: half as many is as far from as many as
+    twice is.
+    """
+    found = differences(comparison)
+    if comparison.unit == RATIO:
+        return Mean(*np.expm1(mean(np.log1p(found).tolist())).tolist())
+    return mean(found)
 
 
 def differences(comparison: Comparison) -> list[float]:

@@ -53,6 +53,7 @@ CLAIM = Claim(
             "never talking": Amount(1.16 / 40.66, "ours, that of #150"),
         }
     ),
+    notes=("145-2010", "145-half", "145", "150"),
     applies=lambda config: config.model.towers == 2,
     caveat="the one of half the kernels has a whole conv5 and whole fully connected layers, as in "
     "2012; the wider towers a conv2 of 5/4 and an fc6 of twice the width; where towers do not talk "

@@ -19,5 +19,6 @@ CLAIM = Claim(
     in_2012="39.02% in one view, 37.47% in ten (2010), run #145-2010",
     arms={"the network": unchanged},
     compare=compare,
+    notes=("145-2010", "169", "170"),
     caveat="it hangs on the training crops: views that training never saw help nobody",
 )

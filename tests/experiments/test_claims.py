@@ -19,6 +19,7 @@ from alexnet_jax.settings.files import LATER
 from experiments.claims import __main__ as command
 from experiments.claims import (
     answers,
+    lesions,
     neighbours,
     page,
     picture,
@@ -447,6 +448,8 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
     assert "| +1.00 (ours) | seen" in text and "Not tried yet: relu, towers, batch_norm" in text
     assert "6 runs of 90 seconds on one core each, trained at abc, def." in text
     assert "21.00 (18.52 to 23.48)" in text and "A word more." in text
+    first, *_ = (line for line in text.splitlines() if line.startswith("| 2012: #"))
+    assert [cell.strip() for cell in first.strip("|").split("|")] == ["2012: #145", "", "", "40.66"]
     shown = page.paragraph(CLAIMS["lrn"], found)
     assert "24.00 instead of 21.00 % wrong" in " ".join(shown.split())
     path = picture.draw(CLAIMS["lrn"], found, tmp_path / "lrn.png")
@@ -475,12 +478,51 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
     assert picture.draw(CLAIMS["lrn"], found, path).stat().st_size > 3000
 
 
+def test_the_mean_of_ratios_knows_no_side() -> None:
+    """Where one needs twice the steps as often as the other, neither is slower: the arithmetic mean
+    of 2 and 1/2 would be 1.25, whichever is divided by the other."""
+    ratios = [2.0, 0.5, 1.25, 0.8]
+    here, there = (
+        statistics.difference(Comparison("x", RATIO, [1.0] * 4, of, 1, 1.0))
+        for of in (ratios, [1 / ratio for ratio in ratios])
+    )
+    assert here.mean == pytest.approx(0, abs=1e-12) and here == pytest.approx(there)
+    assert 1 + here.low == pytest.approx(1 / (1 + here.high)) and here.high > 1
+
+
+def test_the_classes_that_suffer_are_named() -> None:
+    """The three that lose most, and least, on the mean of all runs, without either tower."""
+    names = [f"c{number}" for number in range(7)]
+    coloured = np.array([[0.0, 1, 2, 30, 40, 50, 6], [0.0, 1, 2, 30, 40, 52, 6]])
+    found = [
+        lesions.Lost((0, 0), (0, 0), np.array([points, points[::-1]]), names, differ=False)
+        for points in coloured
+    ]
+    assert lesions.suffering(*found) == (
+        "The classes that lose most are, in points, without the coloured tower c5 (+51), c4 (+40), "
+        "c3 (+30), and least c0 (+0), c1 (+1), c2 (+2); without the other c1 (+51), c2 (+40), "
+        "c3 (+30), and least c6 (+0), c5 (+1), c4 (+2)."
+    )
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_without_a_layer_the_maps_come_out_as_small(config: str) -> None:
+    """But for conv5's: a layer that was pooled leaves that to a neighbour."""
+    base = settings.load(config)
+    for name, change in CLAIMS["depth"].arms.items():
+        other = base.copy_and_resolve_references()
+        change(other)
+        network = settings.network(other)
+        assert network.final_maps() == settings.network(base).final_maps(), name
+        assert len(network.convolutions()) + len(network.hidden()) == 7 - (name != "all layers")
+
+
 @pytest.mark.parametrize(
     "unit, other, size, told",
     [
-        (RATIO, [2.0, 2.1, 2.2], 5.0, "2.10 (1.85 to 2.35) times over 3 seeds: seen, though "
+        (RATIO, [2.0, 2.1, 2.2], 5.0, "2.10 (1.86 to 2.36) times over 3 seeds: seen, though "
          "less."),
-        (RATIO, [2.0, 2.1, 2.2], 1.0, "2.10 (1.85 to 2.35) times over 3 seeds: seen."),
+        (RATIO, [2.0, 2.1, 2.2], 1.0, "2.10 (1.86 to 2.36) times over 3 seeds: seen."),
         (WRONG, [1.1, 1.2, 1.3], 0.9, "1.20 instead of 1.00 % wrong, +0.20 (-0.05 to +0.45) "
          "over 3 seeds: not seen."),
     ],
@@ -502,7 +544,11 @@ def test_an_arm_that_changes_nothing_is_left_out(tmp_path: Path) -> None:
     """cuda-convnet's networks for CIFAR-10 have no dropout and fewer layers to take out."""
     trainer = Trainer(tmp_path, "cifar10:80sec")
     assert list(trainer.distinct(CLAIMS["dropout"].arms)) == ["dropout"]
-    assert list(trainer.distinct(CLAIMS["depth"].arms)) == ["all layers", "no conv3"]
+    assert list(trainer.distinct(CLAIMS["depth"].arms)) == [
+        "all layers",
+        "no conv2",
+        "no conv3",
+    ]
     for name in ("lrn", "batch_norm", "towers"):
         assert not CLAIMS[name].applies(trainer.config)
     for field in ("model.norm=batch_norm", "model.norm=none", "model.conv2.after=activation pool"):
