@@ -27,10 +27,10 @@ luck all of them are right or wrong together.
 
 Every number is a mean over seeds with its 95% interval (Student's t), a geometric one of ratios;
 differences are of runs that share a seed. *Seen*: the interval of the difference lies on the side
-that is claimed; *though less* than is claimed, if all of it is. *The opposite*: it lies on the other
-side. *Not seen*: it holds 0, and not what the claim amounts to: what a run of 2012 (#148) or the
-paper found, as a share of the error, or where neither says it a size that we chose. *Cannot be told
-at this scale*: it holds both, or a run never came to a number. With so many comparisons one in
+that is claimed; *though less* than is claimed, if all of it is. *The opposite*: it lies on the
+other side. *Not seen*: it holds 0, and not what the claim amounts to: what a run of 2012 (#148) or
+the paper found, as a share of the error, or where neither says it a size that we chose. *Cannot be
+told at this scale*: it holds both, or a run never came to a number. With so many comparisons one in
 twenty or so is seen, or the opposite, by chance. Where a cell is empty the images say nothing of
 it, as grey ones of colours, or it was not tried. How far five seeds can be from the mean of many
 the list below shows, where a network was trained both ways.
