@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import jax
+
 from alexnet_jax.model.tower import Tower
 
 Tree = Any
@@ -12,6 +14,7 @@ class Plain:
     """How a platform computes the network: here by the plain operators, as XLA compiles them."""
 
     tower: type[Tower] = Tower  # computes the convolutional layers on one device
+    training_may_loop: bool = True  # over parts of a batch
 
     def compiler_options(
         self, *, training: bool = False, deterministic: bool = False
@@ -41,6 +44,11 @@ class Plain:
 
     def computed_once(self, x: Tree) -> Tree:
         """Returns `x`, which XLA shall not compute again for every reader."""
+        return x
+
+    def only_after(self, x: jax.Array, earlier: Tree) -> jax.Array:
+        """Returns `x`, which shall not be used before `earlier` is known."""
+        del earlier
         return x
 
     def settle(self, x: Tree) -> None:

@@ -158,34 +158,36 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0, compiler_options=options)
 
 
-def accumulated(gradient: Callable[..., Any], parts: int, mesh: Mesh | None) -> Callable[..., Any]:
+def accumulated(gradient: Callable[..., Any], parts: int, mesh: Mesh) -> Callable[..., Any]:
     """The same as `gradient`, of as many parts of the examples one after the other.
 
     A part has every so-manieth example, so that each device has its share of all.
 
     Args:
         gradient: ((loss, (logits, batch_stats)), gradients) of (params, batch_stats, examples),
-            loss and gradients means over the examples.
+            loss and gradients means over the examples, of which the images are the first.
         parts: 1 takes all at once.
         mesh: over which the examples lie.
     """
     if parts == 1:
         return gradient
+    platform = platform_of(mesh)
 
     def of_parts(params: Tree, batch_stats: Tree, examples: Examples) -> Any:
         def split(x: jax.Array) -> jax.Array:
             x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
             rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 2)  # masks lie over the towers
-            return x if mesh is None else constrain(x, mesh, PartitionSpec(None, "data", *rest))
+            return constrain(x, mesh, PartitionSpec(None, "data", *rest))
 
         def one(carry: tuple[Tree, Tree], part: Examples) -> tuple[tuple[Tree, Tree], Any]:
             total, batch_stats = carry
+            part = (platform.only_after(part[0], total), *part[1:])
             (value, (logits, batch_stats)), new = gradient(params, batch_stats, part)
             return (jax.tree.map(jnp.add, total, new), batch_stats), (value, logits)
 
         start = jax.tree.map(jnp.zeros_like, params), batch_stats
         (total, batch_stats), (values, logits) = jax.lax.scan(
-            one, start, jax.tree.map(split, examples)
+            one, start, jax.tree.map(split, examples), unroll=not platform.training_may_loop
         )
         logits = logits.swapaxes(0, 1).reshape(-1, logits.shape[-1])
         gradients = jax.tree.map(lambda x: x / parts, total)

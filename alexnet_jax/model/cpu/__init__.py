@@ -29,6 +29,7 @@ class CPU(Plain):
     """How the network is computed on a CPU."""
 
     tower = PortionedTower
+    training_may_loop = False  # for XLA's convolutions may not, see `convolution.may_loop`
 
     def compiler_options(
         self, *, training: bool = False, deterministic: bool = False
@@ -40,6 +41,11 @@ class CPU(Plain):
     def computed_once(self, x: Tree) -> Tree:
         """Returns `x`, behind a barrier."""
         return jax.lax.optimization_barrier(x)
+
+    def only_after(self, x: jax.Array, earlier: Tree) -> jax.Array:
+        """Returns `x`, with nothing added that `earlier` is needed for: XLA takes barriers away
+        before it puts a CPU's work in order, and would do parts of a batch side by side."""
+        return x + 0 * jax.tree.leaves(earlier)[0].ravel()[0].astype(x.dtype)
 
     def settle(self, x: Tree) -> None:
         """Waits until `x` is computed.
