@@ -1,11 +1,9 @@
 """What a run tells: `metrics.jsonl`, TensorBoard events, a progress bar or plain lines."""
 
-import functools
 import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -13,21 +11,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.scores import Score
 from alexnet_jax.files import whole
 from alexnet_jax.run.metrics import Row, read_lines, read_rows
-
-
-def _import_tensorboardx() -> Any:
-    """Imports tensorboardX without torch, which it would load, in two seconds, and not need."""
-    hidden: dict[str, Any] = {} if "torch" in sys.modules else {"torch": None}
-    sys.modules.update(hidden)
-    try:
-        import tensorboardX
-    finally:
-        for name in hidden:
-            del sys.modules[name]
-    return tensorboardX
-
-
-tensorboardX = _import_tensorboardx()
+from alexnet_jax.training.events import Events
 
 
 class Report:
@@ -40,11 +24,8 @@ class Report:
             after its last checkpoint, go to `metrics.dropped.jsonl`.
         steps: of the whole run.
         """
-        self._workdir, self._start = workdir, start
         self._path = workdir / "metrics.jsonl"
         _drop_rows_after(start, self._path)
-        if start < steps:
-            self._events  # noqa: B018  # TensorBoard forgets the events after the start
         self._bar = tqdm(
             total=steps,
             initial=start,
@@ -53,21 +34,16 @@ class Report:
             dynamic_ncols=True,
             smoothing=0.1,
         )
+        self._events = Events(workdir / "tensorboard", start, self.say)
+        if start < steps:
+            self._events.add()
 
     def __enter__(self) -> "Report":
         return self
 
     def __exit__(self, *error: object) -> None:
         self._bar.close()
-        if "_events" in vars(self):
-            self._events.close()
-
-    @functools.cached_property
-    def _events(self) -> Any:
-        """TensorBoard's file, made when there is something to write."""
-        return tensorboardX.SummaryWriter(
-            str(self._workdir / "tensorboard"), purge_step=self._start + 1
-        )
+        self._events.close()
 
     def advance(self) -> None:
         """One step done."""
@@ -82,11 +58,7 @@ class Report:
     def rows(self, *rows: Row) -> None:
         """Writes rows of one moment together, see `add_rows`."""
         add_rows(self._path, *rows)
-        for row in rows:
-            views = f"_{row['views']}_views" if row.get("views", 1) > 1 else ""
-            for name, value in row.items():
-                if isinstance(value, float) and name != "epoch":
-                    self._events.add_scalar(f"{row['split']}{views}/{name}", value, row["step"])
+        self._events.add(*rows)
 
     def training(self, row: Row) -> None:
         """A row of training figures: on the bar, or as a line where there is none."""

@@ -15,13 +15,8 @@ from tensorboardX.proto.event_pb2 import Event
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.scores import Score, score_row
-from alexnet_jax.training.report import (
-    Report,
-    Silence,
-    _import_tensorboardx,
-    conclude,
-    read_test_scores,
-)
+from alexnet_jax.training.events import _import_tensorboardx
+from alexnet_jax.training.report import Report, Silence, conclude, read_test_scores
 
 ROW = {
     "step": 40, "epoch": 2.5, "split": "train", "loss": 1.25, "top1_error": 0.5,
@@ -121,6 +116,39 @@ def test_tensorboard_has_every_number_once(tmp_path: Path) -> None:
     found = events(tmp_path)
     assert found.keys() == expected.keys()
     assert [found[name] for name in expected] == pytest.approx(list(expected.values()))
+
+
+def test_a_full_disk_for_a_moment_costs_no_more_than_tensorboard(tmp_path: Path) -> None:
+    """With no file over 4 kB for as long as 200 rows are told: the run goes on, says so once, and
+    has every row in its metrics. In a second process, for the limit is the process's."""
+    program = f"""
+import resource, signal
+from pathlib import Path
+from alexnet_jax.training import report as module
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+row = {ROW!r}
+add_rows = module.add_rows
+def unlimited(path, *rows):
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    add_rows(path, *rows)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+module.add_rows = unlimited
+with module.Report(Path({str(tmp_path)!r}), start=0, steps=640) as report:
+    for step in range(200):
+        report.training(row | {{"step": step}})
+print("ended")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    notes = [line for line in done.stdout.splitlines() if line.startswith("note:")]
+    assert notes == [
+        "note: no more is written for TensorBoard (File too large); metrics.jsonl goes on"
+    ]
+    assert done.stdout.endswith("ended\n")
+    assert len(fixtures.rows(tmp_path)) == 200
 
 
 def test_a_resumed_run_takes_back_the_events_after_its_checkpoint(tmp_path: Path) -> None:
