@@ -87,7 +87,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         cli.refuse(
             "--workdir is missing: a directory for the run, such as --workdir=/tmp/alexnet", 2
         )
-    for flag, mode in (("ensemble", "evaluate"), ("report", "evaluate"), ("compare", "config")):
+    of_one_mode = dict.fromkeys(("ensemble", "report", "best"), "evaluate") | {"compare": "config"}
+    for flag, mode in of_one_mode.items():
         if FLAGS[flag].value not in (None, False) and FLAGS.mode != mode:
             cli.refuse(f"--{flag} with --mode={FLAGS.mode}: it is for --mode={mode}", 2)
     if FLAGS.report and FLAGS.ensemble is not None:
@@ -132,6 +133,11 @@ def configuration(fields: list[str]) -> "ConfigDict":
         raise settings.ConfigError(
             f"{saved.parent} holds checkpoints of its own network: leave out --config.model. to "
             "test it"
+        )
+    if FLAGS.mode == "evaluate" and config.data.size != own.data.size:
+        raise settings.ConfigError(
+            f"--config.data.size={config.data.size}: the mean image of {saved.parent} has "
+            f"{own.data.size} pixels a side: leave it out to test the run"
         )
     return config
 

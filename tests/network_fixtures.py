@@ -67,7 +67,7 @@ def random_params(network: Network, seed: int = 0) -> Tree:
     )["params"]
     fc8 = Dense(network.classes, network.fc8_std, network.fc8_bias)
     params: dict[str, dict[str, np.ndarray]] = {}
-    for name, layer in {**network.convolutions(), **network.hidden(), "fc8": fc8}.items():
+    for name, layer in (network.layers() | {"fc8": fc8}).items():
         kernel = rng.normal(0, layer.std, shapes[name]["kernel"].shape)
         bias = rng.normal(layer.bias, 0.2, shapes[name]["bias"].shape)
         params[name] = {"kernel": kernel, "bias": bias}

@@ -37,7 +37,7 @@ def draw(
     batch_size: int,
     positions: int,
     flip: bool = True,
-    crop: bool = True,
+    centre: int | None = None,
 ) -> Draws:
     """Draws a batch's crops, flips and lighting.
 
@@ -49,11 +49,11 @@ def draw(
         batch_size: B.
         positions: crop positions along each side (33 for 224 from 256, see `crop_positions`).
         flip: whether half of the images are mirrored.
-        crop: whether crops are taken anywhere; if not, from the centre.
+        centre: where all crops are taken, along each side; None for anywhere.
     """
     corners = rng.integers(0, positions, (batch_size, 2), dtype=np.int32)
-    if not crop:
-        corners[:] = positions // 2
+    if centre is not None:
+        corners[:] = centre
     mirrored = rng.integers(0, 2, batch_size, dtype=np.int32) * flip
     alphas = rng.normal(0.0, LIGHTING_STD, (batch_size, 3))
     return Draws(np.column_stack([corners, mirrored]), alphas)

@@ -86,6 +86,7 @@ def training_stream(
     if not 0 <= seed < 2**32:
         raise UserError(f"seed={seed}: expected 0 to {2**32 - 1}")
     positions = augmentation.crop_positions(cache.size, crop, last_offset)
+    centre = None if crops else (cache.size - crop) // 2  # as in the test and of the mean image
     local = batch_size // process_count
     rows = slice(process_index * local, (process_index + 1) * local)
 
@@ -95,7 +96,7 @@ def training_stream(
 
     def load(step: int) -> Batch:
         rng = _generator(seed, step)
-        draws = augmentation.draw(rng, batch_size, positions, flip, crops).rows(rows)
+        draws = augmentation.draw(rng, batch_size, positions, flip, centre).rows(rows)
         places = step * batch_size + np.arange(batch_size)[rows]
         epochs, within = np.divmod(places, len(images))
         indices = np.concatenate(

@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.viewer import PROBABILITIES
-from alexnet_jax.model import AlexNet, Conv, Dense, Network
+from alexnet_jax.model import AlexNet, Network
 
 Names = dict[str, str]  # a layer's name, and the stage that it means
 
@@ -33,7 +33,7 @@ TORCHVISION = {
 def own_names(network: Network) -> Names:
     """The names that this program gives."""
     found: Names = {}
-    for name, layer in _layers(network).items():
+    for name, layer in network.layers().items():
         words = layer.after.split()
         found[name] = f"{name}/activation" if "activation" in words else name
         found[f"{name}/sum"] = name
@@ -52,7 +52,7 @@ def caffe_names(network: Network) -> Names:
     called |= {"norm": "norm"} if network.norm == "lrn" else {}
     return {
         f"{called[word]}{name[-1]}": f"{name}/{word}"
-        for name, layer in _layers(network).items()
+        for name, layer in network.layers().items()
         for word in layer.after.split()
         if word in called and layer.after.startswith("activation")
     }
@@ -69,7 +69,7 @@ def torchvision_names(network: Network) -> Names:
     nothing = {"dropout"} | ({"norm"} if network.norm == "none" else set())
     after = {
         name: [word for word in layer.after.split() if word not in nothing]
-        for name, layer in _layers(network).items()
+        for name, layer in network.layers().items()
     }
     if after != TORCHVISION or network.activation != "relu" or network.final_maps() != 6:
         return {}
@@ -124,7 +124,7 @@ def shapes(network: Network) -> dict[str, tuple[int, ...]]:
     )
     in_order = [
         f"{name}/{word}" if word else name
-        for name, layer in _layers(network).items()
+        for name, layer in network.layers().items()
         for word in ("", *layer.after.split())
     ]
     found = {stage: stages[stage].shape[1:] for stage in (*in_order, "fc8")}
@@ -141,8 +141,3 @@ def table(network: Network) -> str:
         others += [name for name, there in names.items() if there == stage and name not in own]
         rows.append((first, "x".join(map(str, shape)), " ".join(others)))
     return tabulate(rows, ("layer", "shape", "also"), tablefmt="simple", disable_numparse=True)
-
-
-def _layers(network: Network) -> dict[str, Conv | Dense]:
-    """Those that something follows: all but fc8."""
-    return {**network.convolutions(), **network.hidden()}

@@ -47,7 +47,7 @@ class Dense:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What the network is. The defaults are the `reconciled` reading (see `configs/presets.py`).
+    """What the network is. The defaults are the `reconciled` reading (see `settings/presets.py`).
 
     Sources are paper sections and lines of the released `layers/layers-145.cfg`.
     """
@@ -109,8 +109,7 @@ class Network:
         for field in ("lrn_alpha", "lrn_beta", "within_map_scale", "fc8_std", "fc8_decay"):
             if not getattr(self, field) >= 0:
                 raise ValueError(f"model.{field}={getattr(self, field)}: must not be negative")
-        every: dict[str, Conv | Dense] = {**self.convolutions(), **self.hidden()}
-        for name, layer in every.items():
+        for name, layer in self.layers().items():
             allowed = AFTER_CONV if isinstance(layer, Conv) else AFTER_DENSE
             unknown = sorted(set(layer.after.split()) - set(allowed))
             if unknown:
@@ -191,18 +190,20 @@ class Network:
 
     def sees_all(self, name: str) -> bool:
         """Whether a layer sees all that comes to it: both towers, or the image."""
-        every: dict[str, Conv | Dense] = {**self.convolutions(), **self.hidden()}
-        return name in ("conv1", "fc8") or every[name].communicates
+        return name in ("conv1", "fc8") or self.layers()[name].communicates
 
     def decays(self) -> dict[str, float]:
         """How many times optim.weight_decay the weights of each layer decay."""
-        every: dict[str, Conv | Dense] = {**self.convolutions(), **self.hidden()}
-        return {name: layer.decay for name, layer in every.items()} | {"fc8": self.fc8_decay}
+        decays = {name: layer.decay for name, layer in self.layers().items()}
+        return decays | {"fc8": self.fc8_decay}
 
     def rates(self) -> dict[str, float]:
         """How many times the rates the kernels of each layer learn at; of fc8 once."""
-        every: dict[str, Conv | Dense] = {**self.convolutions(), **self.hidden()}
-        return {name: layer.rate for name, layer in every.items()}
+        return {name: layer.rate for name, layer in self.layers().items()}
+
+    def layers(self) -> dict[str, Conv | Dense]:
+        """The layers that are there, in order; but for fc8, which always is."""
+        return {**self.convolutions(), **self.hidden()}
 
     def hidden(self) -> dict[str, Dense]:
         """The fully connected layers before the last that are there."""

@@ -38,7 +38,9 @@ def override(config: ConfigDict, assignments: Iterable[str]) -> ConfigDict:
 
 
 def _parse(text: str, old: Any) -> Any:
-    if isinstance(old, str) or old is None:
+    if old is None:
+        return text or None
+    if isinstance(old, str):
         return text
     if isinstance(old, bool):
         words = {"true": True, "false": False}

@@ -12,7 +12,9 @@ that does not fit is refused, and one that would lie on a layer that W has not (
 drawn again. So is a frozen layer (`optim.rates`) that would stay as it was drawn.
 """
 
+import itertools
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import settings
 from alexnet_jax.errors import UserError
-from alexnet_jax.model import AlexNet, make_mesh
+from alexnet_jax.model import AlexNet, Network, make_mesh
 from alexnet_jax.run import hosts
 from alexnet_jax.run.checkpoint import Checkpoints
 from alexnet_jax.run.restore import restore_weights
@@ -86,6 +88,8 @@ def take(config: ConfigDict, workdir: Path) -> Tree:
         print(f"{name}: taken{', but new ' * bool(new)}{', '.join(new)}{pace}")
     for name in sorted(given["params"].keys() - wanted["params"].keys()):
         print(f"{name}: left out (no such layer here)")
+    for name, gone in _bereft(settings.network(there), taken["params"], wanted["params"]):
+        print(f"note: {name} has learned from {gone}, which this network has not")
     if not taken["params"]:
         raise UserError(
             f"--config.init_from={config.init_from}: no layer of its network but {LAST} fits this "
@@ -156,6 +160,13 @@ def _reasons(here: Tree, there: Tree) -> dict[str, str]:
         if name not in there:
             below = below or name
     return found
+
+
+def _bereft(there: Network, taken: Tree, here: Tree) -> Iterator[tuple[str, str]]:
+    """The layers that are taken, but not what they lay on; with that."""
+    for below, name in itertools.pairwise(there.layers()):
+        if name in taken and below not in here:
+            yield name, below
 
 
 def _check(config: ConfigDict, reasons: dict[str, str]) -> None:

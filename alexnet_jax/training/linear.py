@@ -8,7 +8,7 @@ before is as it was.
 
 import shlex
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -90,9 +90,7 @@ def _shown(error: float, images: int) -> str:
 
 def last_stage(network: TrainedNetwork) -> str:
     """What goes into fc8, as `TrainedNetwork.features` names it."""
-    own = network.viewer.model.network
-    every: dict[str, Any] = {**own.convolutions(), **own.hidden()}
-    *_, (name, layer) = every.items()
+    *_, (name, layer) = network.viewer.model.network.layers().items()
     return f"{name}/{(['sum', *layer.after.split()])[-1]}"
 
 

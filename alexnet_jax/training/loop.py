@@ -114,6 +114,9 @@ class Run:
                     self.checkpoints.wait()
                     hosts.gather("saved")
                     raise Stopped(stop, f"saved at step {step:,}")
+            if stopped_by and not hosts.several():  # while the last step was validated or saved
+                self.checkpoints.wait()
+                raise Stopped(stopped_by[0], f"saved at step {self.steps:,}")
         return state
 
     def log(self, state: State, step: int, clock: "Clock") -> State:

@@ -164,7 +164,11 @@ def check_never_saved(saved: Path, config: ConfigDict) -> None:
     # earlier versions have none, but were saved by the time of their second checkpoint.
     if rows and (
         (workdir / SAVED).exists()
-        or any(row["split"] == "test" or row.get("epoch", 0) > 2 * every for row in rows)
+        or any(
+            row["split"] == "test"
+            or row.get("epoch", 0) > 2 * max(every, row["epoch"] / max(1, row["step"]))
+            for row in rows
+        )
     ):
         raise UserError(
             f"{workdir} has metrics up to step {max(row['step'] for row in rows):,} but no "

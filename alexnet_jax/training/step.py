@@ -12,6 +12,7 @@ from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
+from alexnet_jax.errors import ConfigError
 from alexnet_jax.evaluation import views
 from alexnet_jax.evaluation.scores import sums
 from alexnet_jax.model import AlexNet
@@ -25,7 +26,10 @@ Examples = tuple[jax.Array, jax.Array, dict[str, jax.Array]]  # images, labels, 
 
 
 class State(struct.PyTreeNode):
-    """Everything that a step needs of a run and may change; all arrays, all global."""
+    """Everything that a step needs of a run and may change; all arrays, all global.
+
+    A checkpoint has it but for `seed`, which the configuration has, and `bad_step`.
+    """
 
     seed: jax.Array  # of the run; an argument, so that another seed needs no other program
     step: jax.Array  # updates so far
@@ -202,8 +206,18 @@ def dropout_key(seed: jax.Array | int, step: jax.Array | int) -> jax.Array:
 
 
 def total_steps(config: ConfigDict, examples: int) -> int:
-    """Updates in a whole run; at least one."""
-    return max(1, round(config.epochs * examples / config.batch_size))
+    """Updates in a whole run; at least one.
+
+    Raises:
+        ConfigError: more than a 32-bit number counts.
+    """
+    steps = max(1, round(config.epochs * examples / config.batch_size))
+    if steps >= 2**31:
+        raise ConfigError(
+            f"--config.epochs={config.epochs:g}: {steps:,} updates of {config.batch_size} of "
+            f"{examples:,} images, and no more than {2**31 - 1:,} can be counted"
+        )
+    return steps
 
 
 def lighting_steps(config: ConfigDict, steps: int) -> int:

@@ -107,7 +107,9 @@ def _decay(
             weights = _is_weight(params)
             return {
                 layer: {
-                    kind: (is_weight or optim.decay_biases) and decays.get(layer, 1.0) == times
+                    kind: decays.get(layer, 1.0) == times
+                    if is_weight
+                    else optim.decay_biases and times == 1
                     for kind, is_weight in kinds.items()
                 }
                 for layer, kinds in weights.items()

@@ -122,6 +122,7 @@ def test_a_bad_field_is_refused_before_anything_is_written(
         (["--wrkdir=w"], "Unknown command line flag 'wrkdir'. Did you mean: workdir ?"),
         (["--workdir=w", "extra"], "unexpected argument 'extra'; see --help"),
         (["--workdir=w", "--report"], "--report with --mode=train: it is for --mode=evaluate"),
+        (["--workdir=w", "--best"], "--best with --mode=train: it is for --mode=evaluate"),
         (
             ["--workdir=w", "--mode=evaluate", "--report", "--ensemble=v"],
             "--report with --ensemble: a report is of one run",
@@ -236,13 +237,29 @@ def test_evaluate_where_there_is_no_run(flags, capsys, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_evaluate_takes_no_other_network(flags, capsys, tiny: Tiny, tmp_path: Path) -> None:
-    """Whose checkpoints would otherwise be called damaged."""
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ("--config.model.fc6.width=32", "{} holds checkpoints of its own network"),
+        ("--config.data.size=160", "--config.data.size=160: the mean image of {} has"),
+    ],
+)
+def test_evaluate_takes_no_other_network_nor_size(
+    flags, capsys, tiny: Tiny, tmp_path: Path, other: str, words: str
+) -> None:
+    """Whose checkpoints, or mean image, would otherwise be called damaged."""
     settings.save(settings.load(str(tiny.config)), tmp_path / "config.json")
-    other = "--config.model.fc6.width=32"
     code, line = refusal(capsys, f"--workdir={tmp_path}", "--mode=evaluate", other)
     assert code == 2
-    assert f"{tmp_path} holds checkpoints of its own network" in line
+    assert words.format(tmp_path) in line
+
+
+def test_a_field_that_is_empty_can_be_given_as_it_is_shown(tmp_path: Path) -> None:
+    """`config` prints `init_from=`; given so it is the same run as without."""
+    config = settings.load("embedded")
+    assert config.init_from is None
+    again = settings.override(config.copy_and_resolve_references(), ["init_from="])
+    settings.check_same_run(config, again, tmp_path)
 
 
 # --- real processes -------------------------------------------------------------------------------

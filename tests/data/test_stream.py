@@ -16,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from alexnet_jax.data import augmentation, stream
 from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation import views
 
 ROOT = pathlib.Path(__file__).parents[2]
 COUNT, SIZE, CROP, BATCH = 37, 24, 16, 8
@@ -137,6 +138,16 @@ def test_no_flip_and_no_crop_leave_the_image_alone():
     (batch,) = take(1, crop=SIZE, flip=False)
     for image in batch["image"]:
         np.testing.assert_array_equal(image, CACHE.images["train"][image[0, 0, 0]])
+
+
+@pytest.mark.parametrize("last_offset", [True, False])
+@pytest.mark.parametrize("crop", [CROP, CROP + 1])
+def test_the_centre_of_training_is_that_of_the_test(crop: int, last_offset: bool) -> None:
+    """Also where it lies between two pixels."""
+    (batch,) = take(1, crop=crop, crops=False, with_offsets=True, last_offset=last_offset)
+    rows = np.tile(np.arange(SIZE)[:, None, None], (1, SIZE, 3))
+    first = views.centre(rows, crop)[0, 0, 0]
+    assert set(batch["offset"][:, :2].ravel().tolist()) == {int(first)}
 
 
 def test_options_do_not_move_the_other_numbers():

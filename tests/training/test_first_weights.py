@@ -201,6 +201,19 @@ def test_nothing_is_taken_onto_a_layer_that_is_not_there(
     ]
 
 
+def test_a_layer_without_what_it_learned_from_is_taken_with_a_word(
+    source: tuple[Path, Tree], tmp_path: Path, capsys
+) -> None:
+    """As fc6 of a network that had a sixth convolution, or the one behind a layer taken out."""
+    path, _ = source
+    fewer = networks.small_network(conv4=Conv(0, 3, 1, (1, 1)))
+    config = networks.small_config(f"init_from={path}", network=fewer)
+    first_weights.take(config, tmp_path / "new")
+    out = capsys.readouterr().out.splitlines()
+    assert "conv4: left out (no such layer here)" in out and "conv5: taken" in out
+    assert "note: conv5 has learned from conv4, which this network has not" in out
+
+
 def test_the_fine_tuned_network_of_2012_takes_all_but_fc8_of_the_pretrained_one() -> None:
     """Six convolutions in both; 21,843 classes there, 1,000 here."""
     there, here = (

@@ -392,6 +392,21 @@ def test_a_signal_ends_the_run_after_the_step_and_its_save(number: signal.Signal
     assert record.log[-1][0] == "wait"  # until the checkpoint is on the disk
 
 
+def test_a_signal_while_the_last_step_is_saved_ends_the_run_too() -> None:
+    """And not after a test of ten views, which would begin now."""
+
+    class Interrupted(Batches):
+        def get_state(self) -> int:
+            if self.position == STEPS:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().get_state()
+
+    run, record = make_run(configuration())
+    with handlers_kept(), pytest.raises(Stopped, match=f"by SIGINT: saved at step {STEPS}"):
+        run.loop(initial_state(), 0, step, Interrupted())
+    assert record.steps()[-1] == STEPS and record.log[-1][0] == "wait"
+
+
 def test_the_second_signal_does_not_wait() -> None:
     def stopped_twice(state: State, batch: dict[str, Any]) -> State:
         after = step(state, batch)

@@ -55,11 +55,13 @@ def run(config: ConfigDict, steps: int, factors: list[float] | None = None) -> l
 UNITS = 58.0  # what conv1's kernels were divided by
 
 
-@pytest.mark.parametrize("trust", [0.0, 0.02])
-def test_kernels_in_other_units_learn_as_they_did(trust: float) -> None:
+@pytest.mark.parametrize(("trust", "decay_biases"), [(0.0, False), (0.02, False), (0.0, True)])
+def test_kernels_in_other_units_learn_as_they_did(trust: float, decay_biases: bool) -> None:
     """Divided by 58, their gradients are 58 times as large; with LARS, whose steps are in their own
     units, too. The biases are as ever."""
-    config = optim_config(trust=trust or 1.0, rule="lars" if trust else "sgd")
+    config = optim_config(
+        trust=trust or 1.0, rule="lars" if trust else "sgd", decay_biases=decay_biases
+    )
 
     def in_units(tree: Any, factor: float) -> Any:
         return tree | {"conv1": tree["conv1"] | {"kernel": factor * tree["conv1"]["kernel"]}}
@@ -73,7 +75,8 @@ def test_kernels_in_other_units_learn_as_they_did(trust: float) -> None:
             gradients = in_units(random_tree(step + 1), UNITS)
             updates, state = rule.update(gradients, state, params)
             params = jax.tree.map(np.add, params, updates)
-    *_, expected = by_hand([{"conv1": 0.01, "weights": 0.01, "biases": 0.02}] * 4, trust=trust)
+    rates = [{"conv1": 0.01, "weights": 0.01, "biases": 0.02}] * 4
+    *_, expected = by_hand(rates, decay_biases, trust)
     assert fixtures.difference(in_units(params, UNITS), expected) < 1e-8
 
 
