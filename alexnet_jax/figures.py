@@ -61,12 +61,13 @@ def explain(flags: argparse.Namespace, path: Path) -> None:
     """Draws why the photo gets its answer, and says it in words."""
     cli.check_output("out", path, flags.overwrite, [flags.photo])
     from alexnet_jax import load
+    from alexnet_jax.data.photos import printable
     from alexnet_jax.evaluation import answers, why
     from alexnet_jax.pictures import why as drawing
 
     network = load(flags.workdir[0])
     found = why.explain(network, flags.photo)
-    drawing.draw(found, network.classes, Path(flags.photo).name, path)
+    drawing.draw(found, network.classes, printable(Path(flags.photo).name), path)
     asked = {flags.photo: found.probabilities}
     asked |= {f"without tower {'AB'[t]}": own for t, own in enumerate(found.silenced)}
     for name, probabilities in asked.items():

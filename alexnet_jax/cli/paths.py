@@ -12,7 +12,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.files import INCLUDED
 
 PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # what a drawing may be
-MARK = re.compile(rb"alexnet_jax \d+\.")  # in what this program may replace
+MARK = re.compile(rb"alexnet_jax\s+\d+\.")  # in what this program may replace
 
 
 def path(text: str) -> str:
@@ -41,9 +41,10 @@ def add_workdir(parser: argparse.ArgumentParser, *, several: bool = False) -> No
 
 
 def workdirs(named: str | None) -> list[Path]:
-    """The directories of one run or of several, W1,W2,W3, see `workdir`. Ends the program if one is
-    named twice."""
-    found = [workdir(one) for one in ([None] if named is None else named.split(","))]
+    """The directories of one run or of several, W1,W2,W3, see `workdir`; one may have a comma in
+    its name. Ends the program if one is named twice."""
+    one = named is None or os.path.isdir(path(named))
+    found = [workdir(name) for name in ([named] if one else named.split(","))]
     places = [os.path.abspath(one) for one in found]
     for place in places:
         if places.count(place) > 1:

@@ -12,6 +12,7 @@ import ctypes
 import io
 import logging
 import math
+import re
 import warnings
 from collections.abc import Iterator
 
@@ -23,6 +24,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from alexnet_jax.errors import UserError
 
 MAX_PIXELS = 89_478_485  # a quarter of a GiB of RGB; Pillow's own default, from where on it warns
+_MARKER = re.compile(rb"\xff+([\x02-\xcf\xd8-\xfe])")  # of a segment, in or behind a scan
 MAX_SCANS = 100  # of a progressive JPEG file; ten are usual
 MAX_ASPECT = 64  # longer over shorter side; more is cut off before scaling
 
@@ -109,7 +111,7 @@ def decode(content: bytes, background: Colour = WHITE) -> np.ndarray:
     if content[4:8] == b"ftyp" and b"heic" in content[8:40]:  # a phone's, by its list of brands
         raise BadImage("a HEIC image, which is not read: convert it to JPEG or PNG")
     with _reasons(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        if image.format == "JPEG":
+        if image.format in ("JPEG", "MPO"):
             _check_scans(content)
         return _pixels(image, background)
 
@@ -193,8 +195,13 @@ def _flawless_jpeg(content: bytes) -> np.ndarray:
 
 
 def _check_scans(content: bytes) -> None:
-    """Refuses a JPEG file that refines the same pixels hundreds of times, to take minutes."""
-    scans = content.count(b"\xff\xda")
+    """Refuses a JPEG file that refines the same pixels hundreds of times, to take minutes. What
+    lies behind the picture, such as a phone's film of it, is not looked at."""
+    place, scans = 2, 0
+    while (found := _MARKER.search(content, place)) and found[1] != b"\xd9":  # EOI
+        scans += found[1] == b"\xda"  # SOS
+        length = content[found.end() : found.end() + 2]
+        place = found.end() + int.from_bytes(length, "big")
     if scans > MAX_SCANS:
         raise BadImage(f"a JPEG file of {scans} scans, perhaps a decompression bomb")
 

@@ -61,13 +61,15 @@ class Images:
         ]
 
     def _load(self, row: Any) -> np.ndarray:
-        record = self._split[int(self._indices[row])]
-        self.labels.known[row] = record.label
+        problem = "an image cannot be read"
         try:
+            record = self._split[int(self._indices[row])]
+            problem = f"{record.name} cannot be used"
+            self.labels.known[row] = record.label
             return decoding.load(record.content, self.shape[1])
-        except decoding.BadImage as error:
+        except (decoding.BadImage, OSError) as error:
             raise UserError(
-                f"{record.name} cannot be used ({error}): fix or remove it; or prepare a cache "
+                f"{problem} ({error}): fix or remove it; or prepare a cache "
                 f"without it by `{self._skipping}` and leave out --config.data.cache=none"
             ) from error
 

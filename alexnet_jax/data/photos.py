@@ -97,9 +97,12 @@ def _read(file: str, size: int) -> np.ndarray | str:
 def labels_by_name(class_names: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
     """The label of every class, by its name in the dataset, and by its words if they are its own:
     of ImageNet's classes two are 'sunglasses', say, and a folder of that name could be either."""
-    count = Counter(classes)
-    labels = {name: label for label, name in enumerate(classes) if count[name] == 1}
-    return labels | {name: label for label, name in enumerate(class_names)}
+    return _unique(classes) | _unique(class_names)
+
+
+def _unique(names: Sequence[str]) -> dict[str, int]:
+    count = Counter(names)
+    return {name: label for label, name in enumerate(names) if count[name] == 1}
 
 
 def folder_label(file: str, labels: Mapping[str, int]) -> int | None:

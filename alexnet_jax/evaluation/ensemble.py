@@ -294,8 +294,7 @@ def averaged(runs: Sequence[TrainedNetwork]) -> list[Member]:
     if len(checkpoints) > 1:
         name = f"network 1, mean of {len(checkpoints)} checkpoints"
         found.append(Member(name, first.viewer, mean_variables(checkpoints)))
-    network = first.viewer.model.network
-    if len(runs) > 1 and all(run.viewer.model.network == network for run in runs):
+    if len(runs) > 1 and all(run.viewer is first.viewer for run in runs):  # one mean image, too
         name = f"networks 1 to {len(runs)}, {MEAN_PARAMETERS}"
         every = [run.variables for run in runs]
         found.append(Member(name, first.viewer, mean_variables(every)))

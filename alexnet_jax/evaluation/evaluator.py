@@ -102,11 +102,13 @@ def batches(
     data = sharding.mesh.shape["data"]
     batch_size = -(-batch_size // data) * data
     index, count = process_share(sharding, batch_size)
-    for batch in evaluation_batches(
+    starts = range(0, len(images), batch_size)
+    batches = evaluation_batches(
         images, labels, batch_size, process_index=index, process_count=count
-    ):
+    )
+    for start, batch in zip(starts, batches, strict=True):
         yield assembled(batch, sharding)
-        bar.update(min(batch_size, len(images) - bar.n))
+        bar.update(min(batch_size, len(images) - start))
 
 
 def progress(images: int, shown: bool = True) -> tqdm:

@@ -125,7 +125,8 @@ def description(trained: "TrainedNetwork", precision: str = "float32") -> dict[s
     crop, size, classes = trained.viewer.crop, trained.size, len(trained.classes)
     return {
         "input": f"pixels, uint8 (N, {crop}, {crop}, 3), RGB, 0 to 255, any N",
-        "preprocessing": f"shorter side to {size} pixels (averages of areas to "
+        "preprocessing": "upright, over white where transparent; shorter side to "
+        f"{size} pixels (averages of areas to "
         f"shrink, cubic to enlarge), central {size}x{size}, of that the "
         f"central {crop}x{crop}; 0 to 255 as they are",
         "output": f"logits and probabilities, float32 (N, {classes})",
@@ -236,7 +237,7 @@ def _images_of_dataset(trained: "TrainedNetwork", calibration: Calibration) -> A
             return [decoding.load(split[i].content, trained.size) for i in _spread(len(split))]
         holdout = 0.0 if calibration.cache else data.holdout
         cache = ensure_cache(data.source, data.size, directory, holdout, path)
-    except UserError as error:
+    except (UserError, OSError, decoding.BadImage) as error:
         raise UserError(
             f"int8 is calibrated with images, and those of the run are not there ({error}): give "
             "--cache=DIR, made by alexnet_jax.prepare, or image files and folders"

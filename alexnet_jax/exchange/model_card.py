@@ -15,6 +15,7 @@ from alexnet_jax.exchange import torch_modules, torch_source
 from alexnet_jax.exchange.weights import PIXELS
 from alexnet_jax.model import Network
 from alexnet_jax.run.metrics import read_rows
+from alexnet_jax.settings.places import without_folder
 
 TORCHVISIONS = """
 The state dict for torchvision's own class, `torchvision.models.alexnet(num_classes={classes})`:
@@ -208,19 +209,13 @@ def origin(trained: TrainedNetwork) -> str:
             f"{made['sha256']}. How they were trained is not said there."
         )
     text = (
-        f"Trained by alexnet_jax {__version__} on `{_without_folder(config.data.source)}`: "
+        f"Trained by alexnet_jax {__version__} on `{without_folder(config.data.source)}`: "
         f"{trained.step:,} steps of {config.batch_size:,} images, of a run of {config.epochs:g} "
         f"epochs, seed {config.seed}, preset `{config.preset}`."
     )
     if config.init_from:
         text += f" It began with the weights of another run, `{Path(config.init_from).name}`."
     return text
-
-
-def _without_folder(source: str) -> str:
-    """What others may know of a source: where its files are is nobody's business."""
-    kind, colon, place = source.partition(":")
-    return f"{kind}{colon}{Path(place).name}"
 
 
 def errors(trained: TrainedNetwork) -> str:
@@ -233,9 +228,12 @@ def errors(trained: TrainedNetwork) -> str:
     if not found:
         return "Its error is not known here: nothing was measured with these weights."
     lines = ["| images | views of each | top-1 error | top-5 error |", "| --- | --: | --: | --: |"]
-    for (split, views), row in found.items():
+    data = trained.config.data
+    for (role, views), row in found.items():
+        split = data[role]
+        told = f"`{split}`" + ", the training images" * (split == data.train)
         top1, top5 = (f"{row[name]:.2%}" for name in ("top1_error", "top5_error"))
-        lines.append(f"| {row['examples']:,} of `{split}` | {views} | {top1} | {top5} |")
+        lines.append(f"| {row['examples']:,} of {told} | {views} | {top1} | {top5} |")
     return "\n".join(lines)
 
 

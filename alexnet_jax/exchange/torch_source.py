@@ -104,7 +104,15 @@ def load(folder=Path(__file__).parent):
 
 
 def preprocess(image):
-    """One of Pillow's images as the network takes it, (3, {crop}, {crop})."""
+    """One of Pillow's images as the network takes it, (3, {crop}, {crop}): upright, over white."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits, of which the upper eight are kept
+        image = image.convert("I").point(lambda grey: grey / 256).convert("L")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     scale = {size} / min(image.size)
     sides = [int(scale * side + 0.5) for side in image.size]
     left, top = ((side - {size}) // 2 + {start} for side in sides)

@@ -1,5 +1,7 @@
 """The fields that name files or directories, as they are saved: from the root on."""
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 from alexnet_jax import files
@@ -26,3 +28,9 @@ def same_kind(source: str, other: str) -> bool:
     """Whether two data sources may be the same images at two places."""
     (kind, _, path), (other_kind, _, other_path) = source.partition(":"), other.partition(":")
     return source == other or (kind == other_kind != "tfds" and bool(path and other_path))
+
+
+def without_folder(source: str) -> str:
+    """What others may know of a source: where its files are is nobody's business."""
+    kind, colon, place = source.partition(":")
+    return f"{kind}{colon}{Path(place).name}"

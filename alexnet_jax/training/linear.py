@@ -22,6 +22,7 @@ from alexnet_jax.evaluation.scores import interval
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
 from alexnet_jax.exchange import converting
 from alexnet_jax.run.metrics import read_rows
+from alexnet_jax.settings.places import without_folder
 
 AT_ONCE = 256  # images whose pixels are in memory
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)  # scikit-learn's C, of features whose mean norm is 1
@@ -154,9 +155,13 @@ def write(
     config.data.mean, config.data.size = network.config.data.mean, network.size
     variables = jax.tree.map(np.asarray, network.variables)
     fc8 = {"kernel": classifier.kernel, "bias": classifier.bias}
+    name = Path(config.init_from).name
     made = {
         "file": config.init_from,
         "format": f"a linear classifier on {layer}",
+        "origin": f"A linear classifier on {layer} of another network, `{name}`, fitted to "
+        f"{len(cache.images[config.data.train]):,} images of "
+        f"`{without_folder(config.data.source)}`.",
         "images": cache.fingerprint,
         "strength": classifier.strength,
         "classes": len(cache.class_names),

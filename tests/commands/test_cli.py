@@ -199,6 +199,15 @@ def test_a_dataset_of_one_class_or_none(flags, capsys, tiny, tmp_path, classes) 
     assert f"has {len(classes)} class(es); at least two are needed" in line
 
 
+def test_a_class_with_a_line_break_in_its_name(flags, capsys, tiny, tmp_path) -> None:
+    """Said before anything is trained: afterwards no command could read the names."""
+    data_fixtures.write_folder(tmp_path / "images", {"train": 4}, ("cat", "d\nog"))
+    source = f"--config.data.source=folder:{tmp_path / 'images'}"
+    code, line = refusal(capsys, f"--workdir={tmp_path / 'run'}", f"--config={tiny.config}", source)
+    assert code == 1
+    assert r"has a class called 'd\nog': a name with a line break" in line and "rename" in line
+
+
 def test_more_devices_than_there_are(tiny: Tiny) -> None:
     """Eight here, where jax runs already; else the program makes as many as it is asked for."""
     jax.devices()

@@ -15,6 +15,7 @@ import alexnet_jax
 from alexnet_jax import settings
 from alexnet_jax.convert import main as convert
 from alexnet_jax.errors import UserError
+from alexnet_jax.exchange import model_card
 from alexnet_jax.linear import main as linear
 from alexnet_jax.training import linear as library
 
@@ -88,6 +89,10 @@ def test_the_command_that_convert_prints(tiny: Tiny, place: Path, capsys) -> Non
     before = alexnet_jax.load("W").features(files, "fc7")
     np.testing.assert_array_equal(network.features(files, "fc7"), before)
     assert settings.read(Path("W3/config.json")).data == settings.read(Path("W2/config.json")).data
+    assert model_card.origin(network) == (
+        "A linear classifier on fc7/activation of another network, `W`, fitted to 24 images of "
+        "`folder:photos`."
+    )
 
 
 def test_the_linear_classifier_is_a_minimum(rng: np.random.Generator) -> None:

@@ -119,6 +119,8 @@ def test_home_in_every_flag(monkeypatch, tmp_path: Path) -> None:
     assert (asked.workdir, asked.figure) == (tmp_path / "w", f"{home}/f.png")
     assert asked.files == [f"{home}/a.jpg"]
     assert cli.workdirs("~/w,~/v") == [tmp_path / "w", tmp_path / "v"]
+    (tmp_path / "lr=0.1,bs=64").mkdir()  # one run, if there is such a directory
+    assert cli.workdirs("~/lr=0.1,bs=64") == [tmp_path / "lr=0.1,bs=64"]
     names = ("out", "cache", "data_dir", "neighbours")
     given = [f"--{name}=~/{name}.png" for name in names if name != "out"]
     found = features.parse_flags([*given, "--out=~/out.npy", "--split=~"])

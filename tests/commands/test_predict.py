@@ -194,6 +194,9 @@ def test_the_label_is_the_folders_name() -> None:
     labels = photo_files.labels_by_name(["n04355933", "n04356056"], ["sunglasses"] * 2)
     assert photo_files.folder_label("x/sunglasses/1.jpg", labels) is None
     assert photo_files.folder_label("x/n04356056/1.jpg", labels) == 1
+    # As in lists of names that people pass around.
+    labels = photo_files.labels_by_name(["crane", "dog", "crane"], ["crane", "dog", "crane"])
+    assert labels == {"dog": 1}
 
 
 # --- the program ----------------------------------------------------------------------------------

@@ -284,6 +284,19 @@ def test_refusals_say_why(content, reason):
         decoding.decode(content)
 
 
+def test_what_lies_behind_a_photo_is_no_bomb():
+    """A phone's film of it, whose bytes look like scans now and then; so do those of a picture in
+    EXIF. Its scans are counted wherever they are."""
+    film = np.random.default_rng(0).bytes(8_000_000)
+    assert film.count(b"\xff\xda") > decoding.MAX_SCANS
+    exif = b"\xff\xe1\x04\x02Exif" + 508 * b"\xff\xda" + bytes(4)
+    photo = JPEG[:2] + exif + JPEG[2:]
+    np.testing.assert_array_equal(decoding.decode(photo + film), decoding.decode(JPEG))
+    bomb = photo[:-2] + 150 * b"\xff\xda\0\x02" + photo[-2:] + film
+    with pytest.raises(decoding.BadImage, match="a JPEG file of 151 scans"):
+        decoding.decode(bomb)
+
+
 def test_bombs_by_the_modules_own_check(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(decoding.BadImage, match=r"more than 89478485 pixels.*\(10000x10000\)"):

@@ -139,6 +139,8 @@ def test_imagenet_as_kaggle_gives_it(tmp_path, inside, place):
     }
     assert left_out.pop(".csv", 1) == 1  # where it lies among the images
     assert left_out == {"without labels": 2, "not in LOC_val_solution.csv": 1}
+    (tmp_path / place / "LOC_val_solution.csv").write_text(lines + "v3, \n")
+    refused(tmp_path, r"LOC_val_solution\.csv:4: ")
     (tmp_path / place / "LOC_val_solution.csv").unlink()
     refused(tmp_path, r"val has images, but not in class folders: list them .*val\.txt .*val\.csv")
 

@@ -40,6 +40,14 @@ def test_undecoded_names_a_bad_image(spoilt):
         on_demand.open_undecoded(spoilt, 16)
 
 
+def test_undecoded_names_a_file_that_is_gone(tmp_path):
+    fixtures.write_folder(tmp_path / "pets", {"train": 6}, ("cat", "dog"))
+    cache = on_demand.open_undecoded(sources.open_source(f"folder:{tmp_path}/pets"), 16)
+    (tmp_path / "pets" / "train" / "cat" / "3.png").unlink()
+    with pytest.raises(UserError, match=r"cannot be read \(.*cat/3\.png: No such.*or prepare a"):
+        cache.images["train"][:]
+
+
 def test_undecoded_tfds_gives_the_pixels_of_its_cache(tmp_path):
     fixtures.prepare_tfds(fixtures.TinyPhotos, tmp_path)
     source = sources.open_source("tfds:tiny_photos", str(tmp_path))

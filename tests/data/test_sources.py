@@ -149,6 +149,11 @@ def test_idx_errors(tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match="damaged"):
         idx.read_idx(path, 1)
+    content = bytearray(gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 99, *range(99)])))
+    content[12] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.gz is damaged"):
+        idx.read_idx(path, 1)
     fixtures.write_mnist(tmp_path)
     fixtures.write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.zeros(3, np.uint8))
     with pytest.raises(UserError, match="12 train images but 3 labels"):

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import trained_fixtures
 from export_fixtures import VARIANTS, with_random_weights
-from PIL import Image
+from PIL import ExifTags, Image
 from safetensors import numpy as safetensors
 
 import alexnet_jax
@@ -249,6 +249,37 @@ def test_preprocess(folders: dict[str, Folder]) -> None:
         assert np.abs(found - expected).mean() < levels / 255 / 0.225
 
 
+def test_preprocess_of_files_that_lie_on_their_side_or_are_seen_through(
+    folders: dict[str, Folder], tmp_path: Path
+) -> None:
+    """As the network itself sees them: a phone's photo is turned upright, what is transparent lies
+    over white, and of 16 bits the upper eight are kept."""
+    folder = folders[THEIRS]
+    preprocess = module_of(folder.path).preprocess
+    pixels = data_fixtures.photo(0, 256, 300)
+    colours = Image.fromarray(pixels)
+    faint = colours.copy()
+    faint.putalpha(Image.linear_gradient("L").resize(colours.size))
+    few = colours.quantize(16)
+    grey = pixels[..., 0].astype(np.uint16) * 256 + 77
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for name, image, options in (
+        ("turned.png", colours, {"exif": exif}),
+        ("faint.png", faint, {}),
+        ("grey-and-faint.png", faint.convert("LA"), {}),
+        ("few.png", few, {"transparency": 3}),
+        ("deep.png", Image.fromarray(grey), {}),
+    ):
+        path = tmp_path / name
+        image.save(path, **options)
+        expected = other.seen_by_torchvision(folder.trained.pictures(path))[0]
+        with Image.open(path) as opened:
+            found = preprocess(opened).numpy()
+        assert np.abs(found - expected).max() < 1.01 / 255 / 0.224, name
+        assert np.abs(found - expected).mean() < 0.1 / 255 / 0.224, name
+
+
 def test_dropout_is_that_of_2012(folders: dict[str, Folder]) -> None:
     """In training units are gone or as they were; at test all are scaled."""
     import torch
@@ -293,8 +324,8 @@ def test_the_card_of_a_run(tmp_path: Path) -> None:
     names = ["왕의 깃발", "a_b*c [d]", "\udcff", "n01440764"]
     names += [f"class {number}" for number in range(4, 30)]
     network = fixtures.small_network(classes=30)
-    source = "data.source=folder:/home/me/secret/flags"
-    trained_fixtures.save_network(tmp_path / "w", network, 0, source, classes=names)
+    fields = "data.source=folder:/home/me/secret/flags", "data.test=validation"
+    trained_fixtures.save_network(tmp_path / "w", network, 0, *fields, classes=names)
     rows = [
         {"step": 2, "split": "validation", "views": 1, "examples": 9, "top1_error": 0.9},
         {"step": 3, "split": "train", "views": 1, "examples": 9, "top1_error": 0.8},
@@ -306,7 +337,7 @@ def test_the_card_of_a_run(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert export.main([f"--workdir={tmp_path}/w", "--format=torch", f"--out={out}"]) == 0
     card = (out / "README.md").read_text()
-    assert "| 2,000 of `test` | 10 | 1.25% | 0.05% |" in card and "1.35%" in card
+    assert "| 2,000 of `validation` | 10 | 1.25% | 0.05% |" in card and "1.35%" in card
     assert "90.00%" not in card and "80.00%" not in card
     assert "on `folder:flags`: 3 steps of" in card and "secret" not in card
     assert "- 0: 왕의 깃발\n- 1: a\\_b\\*c \\[d\\]\n" in card and "- 3: tench" in card

@@ -30,9 +30,6 @@ class Earlier:
         for directory in directories:
             self._add(directory)
 
-    def __len__(self) -> int:
-        return len(self._found)
-
     def get(self, split: str, index: int) -> tuple[str, int, np.ndarray] | None:
         """The name, label and pixels, uint8 (S, S, 3), of an image of the source; None if they are
         not there, or not as they were written."""

@@ -22,6 +22,12 @@ def plan_splits(source: Source, size: int, holdout: float) -> Plan:
             f"{source.name} has {len(source.class_names)} class(es); at least two are needed"
             f" (found: {', '.join(source.class_names) or 'none'})"
         )
+    for name in source.class_names:
+        if "\n" in name:
+            raise UserError(
+                f"{source.name} has a class called {name!r}: a name with a line break can stand in "
+                "no list of names; rename it"
+            )
     if len(source.splits.get("train", ())) == 0:
         raise UserError(f"{source.name} has no training images (splits: {sorted(source.splits)})")
     plan = {name: (split, np.arange(len(split))) for name, split in source.splits.items()}

@@ -9,7 +9,7 @@ then shares:
     train.labels.npy       int32 (N,)
     train.csv              label, CRC-32 of the pixels and name of every image, in order
     mean_image.npy         float32 (S, S, 3), of the training split
-    skipped.csv            images that could not be used, with the reason; empty if there is none
+    skipped.csv            images that could not be used, with the reason; a head alone if none
     list.csv               the images of the source, with the sizes and times of their files
     meta.json              names, counts, checksums, eigenvalues and eigenvectors
 """

@@ -52,7 +52,7 @@ class Colours:
 
 
 def open_cifar10(path: str) -> Source:
-    """Opens an archive, or the directory that was unpacked from one, or one that holds either.
+    """Opens an archive, or the directory that was unpacked from one, or the one around that.
 
     Raises:
         UserError: a file is missing or damaged, or holds what an archive of CIFAR-10 does not.

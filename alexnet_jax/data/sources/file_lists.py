@@ -191,7 +191,9 @@ class ImageList:
                     f"{self.path}:{number}: expected a file and a label, found {','.join(cells)!r}"
                 )
             file, label = cells[columns.file], cells[columns.label]
-            yield _Row(number, file, label.split()[0] if columns.boxes else label, self._find(file))
+            if columns.boxes:  # the class before its boxes; nothing where there are none
+                label = (label.split() or [""])[0]
+            yield _Row(number, file, label, self._find(file))
 
     def _find(self, file: str) -> str | None:
         """The name of a listed image, relative to the root, or None."""

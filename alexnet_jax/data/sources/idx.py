@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 import struct
+import zlib
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def read_idx(path: pathlib.Path, dimensions: int) -> np.ndarray:
     try:
         with opener(path, "rb") as file:
             content = file.read()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} is damaged: {error}") from error
     header = 4 + 4 * dimensions
     if len(content) < header or content[:4] != bytes([0, 0, 8, dimensions]):
