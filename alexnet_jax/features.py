@@ -5,9 +5,9 @@
     --layers=conv3,fc7 --out=DIR  several in one pass, a file for each
     --layers=prob --out=all.csv   a table: all probabilities of all images
 
-Of a split of the run's dataset (`--split=test`), or of image files and folders. With the features
-are the names of the images, the numbers of their classes where these are known, and the facts: what
-the numbers are and where they are from. FILE.npy holds numbers alone; FILE.files.txt and
+The images are a split of the run's dataset (`--split=test`), or files and folders. Written beside
+the features are the names of the images, the numbers of their classes where known, and the facts:
+what the numbers are and where they are from. FILE.npy holds numbers alone; FILE.files.txt and
 FILE.npy.json beside it have the rest. What cannot be used is named on stderr with the reason and
 has no row, and the exit code is 1.
 

@@ -2,9 +2,9 @@
 
 A linear classifier (scikit-learn's logistic regression) on what the last layer but one of W says of
 the images, fc7 in AlexNet; W is a run, or converted weights. Prints its error on the images that a
-fine-tuning would be tested on (`--config=finetune` of `main`). Of a run that was fine-tuned the
-images and the weights that it started from are known: `--workdir=W2` alone prints both errors.
-`--out=W3` writes the network with the classifier as its last layer, for all that takes a run.
+fine-tuning would be tested on (`--config=finetune` of `main`). A fine-tuned run W2 knows its images
+and the weights that it started from, so that `--workdir=W2` alone prints both errors. `--out=W3`
+writes the network with the classifier as its last layer, for every command that takes a run.
 Needs `pip install scikit-learn`.
 """
 

@@ -2,11 +2,11 @@
 
 A library leaves signals alone, but for training's own stop (`stop_signals`). A process that is a
 command of this package takes them from its first moment on (`COMMAND`). The first signal raises
-`Stopped` in the main thread, so that files are closed or removed in order: in this package's own
-code, since libraries in C++ call Python where an exception is the end of the process (an import, a
-comparison of keys), and a handler may run in any of it. What is still alive `SECONDS` later, and
-whatever is alive at the second signal, ends there: a thread sees to it, since C code that takes its
-time lets no handler run, and a library may swallow any exception. One sentence says what is kept.
+`Stopped` in the main thread, so that files are closed or removed in order; but only in this
+package's own code. A handler may run inside any library, and some in C++ call Python (for an
+import, to compare keys) where an exception would end the process. A process that is still alive
+`SECONDS` later, or at the second signal, is ended by a thread, since C code that takes its time
+lets no handler run, and a library may swallow any exception. One sentence says what is kept.
 """
 
 import contextlib

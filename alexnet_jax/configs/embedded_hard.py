@@ -2,10 +2,10 @@
 
     python -m alexnet_jax.main --workdir=W --config=embedded_hard
 
-Needs no download. 1,000 training images of 20 classes. Where `embedded` is solved to a hundredth,
-here a network can be better or worse than another: the claims of the paper are tried on it. At the
-rate of 2012 some seeds are late to find that there are patterns, and how late would decide their
-error; at half of it all find them early.
+Needs no download. 1,000 training images of 20 classes. `embedded` is solved to within a hundredth;
+here one network can be better or worse than another, so the claims of the paper are tried on it. At
+the rate of 2012 some seeds are late to find that there are patterns, and how late would decide
+their error; at half that rate all find them early.
 """
 
 from ml_collections import ConfigDict

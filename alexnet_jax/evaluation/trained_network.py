@@ -1,9 +1,9 @@
 """A trained network, ready to be asked: `alexnet_jax.load(workdir)`.
 
-`workdir` is the directory of a run, or what `alexnet_jax.convert` made of imported weights. What
-stands in it is enough; the dataset need not be there. Without one it is the network that comes with
-the package: that of the README's first command, which tells five patterns in four hues apart and
-knows nothing else (`experiments.included` makes it).
+`workdir` is the directory of a run, or what `alexnet_jax.convert` made of imported weights. It is
+all that is needed; the dataset may be gone. Without a `workdir` the network that comes with the
+package is loaded: that of the README's first command, which tells five patterns in four hues apart
+and knows nothing else (`experiments.included` makes it).
 """
 
 import operator

@@ -2,14 +2,15 @@
 networks for CIFAR-10 have beside them, local connections and average pooling.
 
 Plain functions of arrays in NHWC layout. Each runs on what one device holds: one tower, or both,
-side by side along the channels. Two of them look unlike the formula they compute: so measured on a
-CPU, where XLA's own way is several times slower once it is differentiated, and not yet elsewhere.
+side by side along the channels. Two of them look unlike the formula they compute. On a CPU, where
+XLA's own way is several times slower once it is differentiated, that was measured to be faster;
+elsewhere it has not been measured yet.
 
 * LRN's sum over neighbouring channels is a product with a banded matrix of ones;
 * pooling is the maximum of shifted slices, rows first, then columns.
 
-Where a platform computes them in another way, that is in its own folder; these are what it is
-compared with.
+Where a platform computes an operator in another way, that way is in the platform's own folder, and
+is compared with the one here.
 """
 
 from collections.abc import Callable

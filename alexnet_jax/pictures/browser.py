@@ -1,8 +1,8 @@
 """The page of `alexnet_jax.explore`: Gradio on this machine alone, with nothing from elsewhere.
 
-Gradio is asked for no analytics and no fonts, the browser is told to refuse whatever does not come
-from here, and who calls this machine by another name, as a page of elsewhere could, gets no answer.
-What is dropped onto the page lies in a folder that goes with the program.
+Gradio is asked for no analytics and no fonts, and the browser is told to refuse whatever does not
+come from here. A request that calls this machine by another name, as one from a foreign page could,
+gets no answer. What is dropped onto the page lies in a folder that is deleted at the end.
 """
 
 import contextlib

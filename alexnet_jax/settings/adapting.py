@@ -6,8 +6,9 @@ Where `config.adapt` is on, as in `--config=finetune`,
     model.classes, data.validation, data.test,
     data.holdout, batch_size, mesh.data           follow from the images
 
-unless somebody has set them: on the command line, or in a file to another value than
-`configs/base.py` has. A run that goes on has them from its own `config.json`, and looks at neither.
+unless they are set: on the command line, or in a file to a value other than that of
+`configs/base.py`. A resumed run has them from its own `config.json`, and no longer looks at the
+weights or the images.
 """
 
 import textwrap

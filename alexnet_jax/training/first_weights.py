@@ -7,9 +7,9 @@ and so is what does not fit. Only weights are taken: momentum, schedule and mean
 own. A run that resumes from a checkpoint of its own no longer looks at W. Where W's network differs
 in more than shapes (in its norm, say), a note names the fields.
 
-What a layer has learned is of use on what it learned it from: a layer that would come to lie on one
-that does not fit is refused, and one that would lie on a layer that W has not (such as conv6) is
-drawn again. So is a frozen layer (`optim.rates`) that would stay as it was drawn.
+What a layer has learned is of use only on top of the layers it learned from. So a layer that would
+be put on top of one that does not fit is refused; one that would follow a layer that W lacks (such
+as conv6) is drawn again. A frozen layer (`optim.rates`) that would stay as drawn is refused too.
 """
 
 import itertools

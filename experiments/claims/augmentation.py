@@ -33,7 +33,7 @@ CLAIM = Claim(
         "neither": neither,
     },
     compare=errors(Amount(1 / 20, "ours"), views=1),
-    caveat="compared in one view: to a network that saw central crops alone ten views are new, and "
-    "five of them to one that saw no mirror image; whether a network overfits is not asked, but "
-    "whether it errs more",
+    caveat="compared in one view, since ten views are new to a network that saw only central "
+    "crops, and five of them to one that saw no mirror images; the question is whether a network "
+    "errs more, not whether it overfits",
 )

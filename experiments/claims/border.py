@@ -23,7 +23,7 @@ CLAIM = Claim(
     in_2012="no trial is noted",
     arms={"zeros": unchanged, "pixels": no_zeros},
     compare=errors(Amount(0.01, "ours"), sign=-1),
-    caveat="larger crops leave fewer places to cut them from, which helps where crops cost: see "
-    "without crops and flips",
+    caveat="larger crops leave fewer places to cut them from, which helps where crops raise the "
+    "error: see the claim on crops and flips",
     applies=lambda config: config.model.conv1.padding[0] == 0 < config.model.conv1.padding[1],
 )

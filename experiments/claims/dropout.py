@@ -57,10 +57,10 @@ CLAIM = Claim(
     compare=compare,
     level=TRAINING_ERROR,
     caveat="training errors with dropout are those of a network of which half is missing; the two "
-    "losses are those of whole networks, of images as they are; that the gap grows is less than to "
-    "overfit substantially, and the steps are counted early, to 50%, where in 2012 they were those "
-    "of a whole training; as nothing makes up in training for the units that are missing, without "
-    "dropout what comes to fc7 and the last layer is twice as much there, at the same initial "
+    "losses are those of whole networks, on unchanged images; a gap that grows is less than "
+    "substantial overfitting, and the steps are counted early, to 50%, where in 2012 they were "
+    "those of a whole training; as nothing makes up in training for the units that are missing, "
+    "without dropout fc7 and the last layer receive twice as much there, at the same initial "
     "weights and rates",
     weights=True,
 )

@@ -1,6 +1,6 @@
 """Does one tower of conv1 learn colours and the other none, in every run (section 6.1, Figure 3)?
 
-Compared is how far the towers' means are apart; in how many runs they are is said beside it.
+What is compared is how far apart the towers' means are; in how many runs they differ stands beside.
 
 The share of colour of a kernel is that of its squared weights off the grey axis (see
 `alexnet_jax.pictures.colour`). What is compared with the difference between the towers' means is
@@ -59,7 +59,7 @@ CLAIM = Claim(
     name="kernels",
     section="6.1, Figure 3",
     sentence="One tower's first kernels have more colour than the other's, beyond chance",
-    in_2012='largely of colours the one, of none the other, in "every run"; '
+    in_2012='one tower largely of colours, the other largely of none, in "every run"; '
     "H. Tamura (2024): in most, not in all",
     arms={"the network": unchanged},
     compare=compare,

@@ -127,8 +127,8 @@ CLAIM = Claim(
     arms={"the network": unchanged},
     compare=compare,
     extra=extra,
-    caveat="in one view; a tower is silenced where others hear it, at conv3 and fc6; who guesses "
-    "has three hues of four wrong and four patterns of five; the coloured tower is the one with "
+    caveat="in one view; a tower is silenced where others hear it, at conv3 and fc6; guessing "
+    "gets three of four hues wrong, and four of five patterns; the coloured tower is the one with "
     "more colour, by however little",
     weights=True,
     applies=lambda config: config.data.source.startswith("embedded") and config.model.towers == 2,

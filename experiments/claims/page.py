@@ -16,28 +16,29 @@ Found = Mapping[str, Any]  # of a claim, by configuration
 WIDTH = 80
 HEAD = """# What the paper says, tried
 
-Small networks on small data, trained for minutes: what is seen here need not be so at the size of
-ImageNet, nor the other way round. Of each network the errors on training images stand beside those
-of the test: they are means over the last tenth of the steps, with dropout and changed images, and
-say how much there was to overfit. The first rows are of 2012, as noted then: large networks, errors
-of ImageNet.
+Small networks on small data, trained for minutes: what is seen here need not hold at the size of
+ImageNet, nor the other way round. For each network the training error stands beside the test
+errors: a mean over the last tenth of the steps, with dropout and changed images, which says how
+much there was to overfit. The first rows are those of 2012, as noted then: large networks, errors
+on ImageNet.
 Rates and epochs were chosen for the network as it is, and no other has its own (but for ReLU
-against tanh): that alone favours the network as it is. The claims share its runs, so that by its
-luck all of them are right or wrong together.
+against tanh): that alone favours the network as it is. The claims share its runs, so that if these
+were lucky or unlucky, all the claims are right or wrong together.
 
-Every number is a mean over seeds with its 95% interval (Student's t), a geometric one of ratios;
-differences are of runs that share a seed. *Seen*: the interval of the difference lies on the side
-that is claimed; *though less* than is claimed, if all of it is. *The opposite*: it lies on the
-other side. *Not seen*: it holds 0, and not what the claim amounts to: what a run of 2012 (#148) or
-the paper found, as a share of the error, or where neither says it a size that we chose. *Cannot be
-told at this scale*: it holds both, or a run never came to a number. With so many comparisons one in
-twenty or so is seen, or the opposite, by chance. Where a cell is empty the images say nothing of
-it, as grey ones of colours, or it was not tried. How far five seeds can be from the mean of many
-the list below shows, where a network was trained both ways.
+Every number is a mean over seeds (for ratios the geometric mean) with its 95% interval (Student's
+t); differences are between runs that share a seed. *Seen*: the interval of the difference lies on
+the side that is claimed; *though less*: all of it is below the size that is claimed. *The
+opposite*: the interval lies on the other side. *Not seen*: it contains 0, but not the size that is
+claimed: the one that a run of 2012 (#148) or the paper found, as a share of the error, or, where
+neither gives one, a size that we chose. *Cannot be told at this scale*: it contains both, or a run
+never came to a number. With so many comparisons, about one in twenty comes out as seen, or as the
+opposite, by chance. A cell is empty where the images say nothing about a claim, as grey ones about
+colours, or where it was not tried. How far the mean of five seeds can be from that of many is shown
+by the list below, where a network was trained with both.
 
-`embedded_hard 1.1.0` is a first version of that dataset, chosen by errors of test images as well,
-whose seeds differ much; the claims that were not tried again yet stand on it. ReLU against tanh,
-on both datasets, has yet the initial weights of 2012 and not those that its text tells of.
+`embedded_hard 1.1.0` is the first version of that dataset, chosen by test errors as well, whose
+seeds differ much; claims that have not been tried again yet rest on it. ReLU against tanh was run,
+on both datasets, with the initial weights of 2012, and not yet with those that its text describes.
 
 What `embedded_hard` looks like, its rate and its epochs were chosen on validation images, to give
 an error of 15 to 35% and seeds that differ little; the epochs of `fashion_mnist_small` after the
@@ -138,7 +139,7 @@ def page(every: Mapping[str, Found]) -> str:
         parts += [f"## {claim.sentence}", f"`python -m experiments.claims {name}`"]
         parts.append(
             f"Section {claim.section}. 2012: {claim.in_2012}."
-            + (f" To be remembered: {claim.caveat}." if claim.caveat else "")
+            + (f" Caveat: {claim.caveat}." if claim.caveat else "")
         )
         for config, result in found.items():
             parts += [_arms(claim, config, result), _comparisons(result), *result["extra"]]

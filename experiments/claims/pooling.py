@@ -39,7 +39,7 @@ CLAIM = Claim(
     arms={"3x3 every 2": unchanged, "2x2 every 2": without_overlap},
     compare=errors(Amount(0.39 / 40.66, "#147")),
     notes=("145", "147"),
-    caveat="without overlap conv5 has no zeros around its maps, so that as many of them come to "
-    "fc6: as in #147; windows of 3 miss the last row and column of maps of an even size, those of "
-    "2 of an odd one, where 2012's maps all fit",
+    caveat="without overlap conv5 has no zeros around its maps, as in #147, so that fc6 gets maps "
+    "of the same size; windows of 3 miss the last row and column of maps of even size, windows of "
+    "2 those of maps of odd size, where 2012's maps all fit",
 )

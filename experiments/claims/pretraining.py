@@ -86,8 +86,8 @@ CLAIM = Claim(
     compare=compare,
     extra=the_start,
     notes=("145", "146-2012-2011"),
-    caveat="the other images are 6,000 drawn ones of patterns and hues, as many steps of training "
-    "more; for `embedded_hard` they are of the same 20 classes, drawn like the half of its images "
-    "that is easy to make out; in 2012 they were photos, the images of before among them",
+    caveat="the other images are 6,000 drawn ones of patterns and hues, and the training on them "
+    "takes as many steps again; for `embedded_hard` they are of the same 20 classes, drawn like "
+    "the easy half of its images; in 2012 they were photos, those of ILSVRC-2012 among them",
     applies=lambda config: images_of(config) in TRAINED_ON,
 )

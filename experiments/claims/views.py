@@ -20,5 +20,5 @@ CLAIM = Claim(
     arms={"the network": unchanged},
     compare=compare,
     notes=("145-2010", "169", "170"),
-    caveat="it hangs on the training crops: views that training never saw help nobody",
+    caveat="it depends on the training crops: views that training never saw do not help",
 )

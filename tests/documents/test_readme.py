@@ -71,8 +71,8 @@ def test_the_starts_are_the_measured_ones() -> None:
     words = " ".join(README.partition("**All three start**")[2].partition("\n\n")[0].split())
     assert f"`paper` is a tenth below chance for good by step {last['paper']}," in words
     leap = max(max(run["losses"]) for run in of["reconciled"])
-    assert f"of `source` by {last['source']}, of `reconciled`, which leaps to {leap:.1f}" in words
-    assert f"before, by {last['reconciled']}." in words
+    assert f"that of `source` by {last['source']}, that of `reconciled`, which first" in words
+    assert f"first leaps to {leap:.1f}, by {last['reconciled']}." in words
     assert f"`reconciled` takes {last['unit-pixels']} steps" in words
     assert {starts.started(run) for run in of["paper-unit-pixels"]} == {None}
     assert "`paper` stays at chance for all 300" in words
@@ -89,7 +89,7 @@ def test_what_is_said_of_the_towers_is_measured() -> None:
         [f"{statistics.mean(of[tower]):.0f}" for of in (hues, patterns)]
         for tower in ("base", "other")
     )
-    assert f"costs {coloured[0]} points of the hues and {coloured[1]} of the patterns" in words
+    assert f"costs {coloured[0]} points of accuracy in hue and {coloured[1]} in pattern" in words
     assert f"silencing the other {other[0]} and {other[1]}." in words
 
 
@@ -107,7 +107,10 @@ def test_the_rates_of_the_gpu_are_the_measured_ones() -> None:
            for key in ("training_128", "training_1024", "inference_32")}  # fmt: skip
     words = " ".join(README.split())
     assert f"trains {now['training_128']} a second in steps of 128" in words
-    assert f"below {rates['before', 'training_128/jax_1x1']}; PyTorch eager" in words
+    assert (
+        f"({rates['before', 'training_128/jax_1x1']} before the change below; PyTorch eager"
+        in words
+    )
     assert f"another day, {rates['pytorch', f'training_128/{eager}']}) and answers" in words
     answers = f"answers {now['inference_32']} in batches of 32 (PyTorch eager"
     assert f"{answers} {rates['benchmark', f'inference_32/{eager}']})" in words
