@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import settings
 from alexnet_jax.configs import half as half_config
+from alexnet_jax.errors import UserError
 from alexnet_jax.settings.fields import flatten, nearest
-from experiments.claims import pooling, towers
 from experiments.shared import runs
 from experiments.shared.command import Flags, start
 from experiments.shared.tables import table
@@ -117,6 +117,35 @@ def half(config: ConfigDict) -> None:
     config.model = half_config.get_config("source").model
 
 
+def silent(config: ConfigDict) -> None:
+    """Towers that never talk, with a wider conv2 and fc6 (layers-150.cfg)."""
+    model = config.model
+    for name in ("conv3", "fc6", "fc7"):
+        model[name].communicates = False
+    model.conv2.width = model.conv2.width * 5 // 4
+    model.fc6.width *= 2
+
+
+def without_overlap(config: ConfigDict) -> None:
+    """Pools of 2x2 every 2, and maps of the same size into fc6 (layers-147.cfg).
+
+    Raises:
+        UserError: they cannot be had by the means of 2012.
+    """
+    wanted = settings.network(config).final_maps()
+    model = config.model
+    model.pool_window = 2
+    model.conv5.padding = (0, 0)
+    if settings.network(config).final_maps() != wanted:  # 2012's: 55, 28, 26, 13, 11 and 6
+        model.conv1.pool_padding = model.conv5.pool_padding = (0, 1)
+        model.conv2.padding = (1, 1)
+    if (found := settings.network(config).final_maps()) != wanted:
+        raise UserError(
+            f"model.input_size={model.input_size} gives fc6 other maps without overlap than with "
+            f"it: {found} pixels a side, not {wanted}"
+        )
+
+
 def no_norms(config: ConfigDict) -> None:
     """LRN after conv1 and conv2, and the norm within a map."""
     config.model.norm = "none"
@@ -188,7 +217,7 @@ NOTES = (
     ),
     Note(
         "147", "pooling without overlap (section 3.4)",
-        both(pooling.without_overlap, schedule(90, 23, 51, 79, frozen=79)),
+        both(without_overlap, schedule(90, 23, 51, 79, frozen=79)),
         f"{LIGHTING}, and conv1's rate is not lowered before the last drop",
         (Errors(10, 1.757644, 41.058, 18.510),), True,
     ),
@@ -199,7 +228,7 @@ NOTES = (
     ),
     Note(
         "150", "towers that talk at fc8 alone; conv2 and fc6 wider for it",
-        both(towers.silent, schedule(91, 25, 51, 79, slow=67, frozen=72)),
+        both(silent, schedule(91, 25, 51, 79, slow=67, frozen=72)),
         "its schedule is not known here: that of 145",
         (Errors(10, 1.811173, 41.828, 19.330),), True,
     ),

@@ -43,8 +43,9 @@ def add_workdir(parser: argparse.ArgumentParser, *, several: bool = False) -> No
 def workdirs(named: str | None) -> list[Path]:
     """The directories of one run or of several, W1,W2,W3, see `workdir`; one may have a comma in
     its name. Ends the program if one is named twice."""
-    one = named is None or os.path.isdir(path(named))
-    found = [workdir(name) for name in ([named] if one else named.split(","))]
+    if named is None or os.path.isdir(path(named)):
+        return [workdir(named)]
+    found = [workdir(one) for one in named.split(",")]
     places = [os.path.abspath(one) for one in found]
     for place in places:
         if places.count(place) > 1:

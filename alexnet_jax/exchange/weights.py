@@ -196,9 +196,10 @@ def learning_as_before(network: Network, pixels: Pixels) -> Network:
         network: made of the weights.
         pixels: what they were trained to see.
     """
-    changed = {}
+    changed: dict[str, Any] = {}
+    layers: Mapping[str, Any] = network.layers()
     square = len(pixels.divisor) / sum(divisor**2 for divisor in pixels.divisor)
-    for name, layer in network.layers().items():
+    for name, layer in layers.items():
         units = {"rate": layer.rate * square, "decay": layer.decay / square}
         rounded = {field: float(f"{value:.4g}") for field, value in units.items()}
         changed[name] = dataclasses.replace(layer, **rounded)

@@ -115,8 +115,9 @@ def make_train_step(
     steps: int,
 ) -> Callable[[State, dict[str, jax.Array]], State]:
     """One update (section 5), compiled, which consumes the state it is given."""
-    assert model.mesh is not None
-    platform = platform_of(model.mesh)
+    mesh = model.mesh
+    assert mesh is not None
+    platform = platform_of(mesh)
     lit_steps = lighting_steps(config, steps)
     mean = jnp.asarray(mean_image)
 
@@ -138,7 +139,7 @@ def make_train_step(
 
         with jax.default_matmul_precision(config.precision):
             (value, (logits, batch_stats)), gradients = accumulated(
-                jax.value_and_grad(loss, has_aux=True), config.accumulate, model.mesh
+                jax.value_and_grad(loss, has_aux=True), config.accumulate, mesh
             )(trained, state.batch_stats, (images, batch["label"], masks))
         with jax.named_scope("update"):
             updates, opt_state = optimizer.update(

@@ -4,32 +4,8 @@
 zeros around its maps, as in 2012's net #147 (layers-147.cfg).
 """
 
-from ml_collections import ConfigDict
-
-from alexnet_jax.errors import UserError
-from alexnet_jax.settings import network
 from experiments.claims.claim import Amount, Claim, errors, unchanged
-
-
-def without_overlap(config: ConfigDict) -> None:
-    """2x2 every 2, and maps of the same size into fc6.
-
-    Raises:
-        UserError: they cannot be had by the means of 2012.
-    """
-    wanted = network(config).final_maps()
-    model = config.model
-    model.pool_window = 2
-    model.conv5.padding = (0, 0)
-    if network(config).final_maps() != wanted:  # 2012's sizes: 55, 28, 26, 13, 11 and 6
-        model.conv1.pool_padding = model.conv5.pool_padding = (0, 1)
-        model.conv2.padding = (1, 1)
-    if network(config).final_maps() != wanted:
-        raise UserError(
-            f"claims pooling: model.input_size={model.input_size} gives fc6 other maps without "
-            f"overlap than with it: {network(config).final_maps()} pixels a side, not {wanted}"
-        )
-
+from experiments.labnotes import without_overlap
 
 CLAIM = Claim(
     name="pooling",

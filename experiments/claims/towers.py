@@ -9,6 +9,7 @@ layer twice as wide, to make up for it).
 from ml_collections import ConfigDict
 
 from experiments.claims.claim import Amount, Claim, errors, unchanged
+from experiments.labnotes import silent
 
 
 def half(config: ConfigDict) -> None:
@@ -16,15 +17,6 @@ def half(config: ConfigDict) -> None:
     config.model.towers = 1
     for name in ("conv1", "conv2", "conv3", "conv4"):
         config.model[name].width //= 2
-
-
-def silent(config: ConfigDict) -> None:
-    """Towers that never talk (layers-150.cfg)."""
-    model = config.model
-    for name in ("conv3", "fc6", "fc7"):
-        model[name].communicates = False
-    model.conv2.width = model.conv2.width * 5 // 4
-    model.fc6.width *= 2
 
 
 def never_talking(config: ConfigDict) -> None:
