@@ -214,7 +214,7 @@ def test_caffes_names(folders: dict[str, Folder]) -> None:
     assert arrays["conv2.weight"].shape == (16, 4, 5, 5), "two groups"
     names = torch_modules.places(folders["2012"].network).values()
     assert {"relu1", "norm1", "pool1", "pool5", "relu7", "drop7"} <= set(names)
-    assert len((folders["2012"].path / "alexnet.py").read_text().splitlines()) < 65
+    assert len((folders["2012"].path / "alexnet.py").read_text().splitlines()) < 75
 
 
 @pytest.mark.parametrize(("name", "last"), [("source", "fc8"), (THEIRS, "classifier.6")])
