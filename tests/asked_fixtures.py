@@ -55,10 +55,17 @@ def squares(count: int) -> np.ndarray:
 
 def program(name: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """`python -m alexnet_jax.NAME`, on one core where that can be asked for, and soon compiled."""
-    one_core = ["taskset", "-c", "0"] if shutil.which("taskset") else []
+    one_core = ["taskset", "-c", str(core())] if shutil.which("taskset") else []
     command = [*one_core, sys.executable, "-m", f"alexnet_jax.{name}", *map(str, arguments)]
     options = {"env": os.environ | {"XLA_FLAGS": quick_to_compile()}, **options}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
+def core() -> int:
+    """One that this process may use; with pytest-xdist another for each worker."""
+    own = sorted(os.sched_getaffinity(0))
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return own[int(worker) % len(own)]
 
 
 def colour_share(path: Path, colour: str) -> int:

@@ -53,7 +53,7 @@ def processes(count: int) -> list[Any]:
         spec.loader.exec_module(copy)
         state = SimpleNamespace(num_processes=count, process_id=number, client=client)
         copy._state = lambda state=state: state
-        copy.LAST_WORDS = copy.REASON = 0.3
+        copy.LAST_WORDS, copy.REASON = 0.3, 1.0
         copy.POLL = 0.05
         copies.append(copy)
     return copies

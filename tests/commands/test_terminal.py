@@ -162,7 +162,7 @@ def test_ctrl_c_in_a_terminal(tiny: Tiny, tmp_path: Path) -> None:
     terminal.press(b"\x03")
     code, shown = terminal.end()
     assert code == 128 + signal.SIGINT and "Traceback" not in shown
-    (step,) = checkpoint_steps(tmp_path)
+    *_, step = checkpoint_steps(tmp_path)  # perhaps after that of the first validation
     said = [line for line in screen(shown).lines if "stopped by" in line]
     assert said == [
         f"stopped by SIGINT: saved at step {step}; give the same command again to resume"

@@ -94,9 +94,13 @@ def test_a_cache_is_made_of_it_and_its_change_is_noticed(tmp_path: Path) -> None
     images, labels = drawn(5)
     np.testing.assert_array_equal(cache.images["test"], images)
     np.testing.assert_array_equal(cache.labels["test"], labels)
+    archives = [write(tmp_path, form, packed=True) for form in FORMS]
+    assert len({sources.open_source(f"cifar10:{path}").identity for path in archives}) == 1
     path = root / "cifar-10-batches-bin" / "test_batch.bin"
-    path.write_bytes(path.read_bytes()[::-1][: 1 + 3072])
-    with pytest.raises(UserError):
+    record = bytearray(path.read_bytes())
+    record[3072] ^= 1  # the last pixel of the first image
+    path.write_bytes(record)
+    with pytest.raises(UserError, match="other images"):
         ensure_cache(f"cifar10:{root}", 32, str(tmp_path / "data"))
 
 

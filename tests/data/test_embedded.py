@@ -1,6 +1,7 @@
 """The embedded dataset: the same from any number of workers, readable by TFDS, and no toy."""
 
 import hashlib
+import signal
 import subprocess
 import sys
 
@@ -91,10 +92,19 @@ def test_an_unknown_split_is_refused():
         next(dead_leaves.stream("dev", 1))
 
 
-def test_stopping_half_way_leaves_no_process():
+def test_stopping_half_way_leaves_no_process(monkeypatch):
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *args, **options):
+            started.append(self)
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(dead_leaves.subprocess, "Popen", Popen)
     stream = dead_leaves.stream("train", 10_000, workers=2)
     next(stream)
     stream.close()  # Would hang here if it waited for the workers to finish.
+    assert [worker.returncode for worker in started] == [-signal.SIGKILL] * 2
     assert next(dead_leaves.stream("train", 1)) == (dead_leaves.encode("train", 0), 0)
 
 

@@ -137,7 +137,7 @@ def test_a_full_disk_costs_nothing_that_was_done(pets, tmp_path):
 
 
 def test_two_processes_at_once_make_it_once(pets, tmp_path):
-    runs = [start_slow(f"folder:{pets}/pets", tmp_path / "c", 0.001) for _ in range(2)]
+    runs = [start_slow(f"folder:{pets}/pets", tmp_path / "c", 0.02) for _ in range(2)]
     answers = [run.communicate(timeout=60) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], answers
     assert {errors for _, errors in answers} == {""}  # no progress bar off a terminal

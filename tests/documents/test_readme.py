@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from absl.testing import flagsaver
 
 from alexnet_jax import __main__ as all_commands
 from alexnet_jax import main as training
@@ -158,8 +159,35 @@ def test_the_table_of_compiled_programs() -> None:
     (line,) = (line for line in README.splitlines() if line.startswith("| now "))
     assert [cell.strip() for cell in line.strip("|").split("|")][1:] == now
     notes = (ROOT / "experiments/results/ahead/notes.md").read_text()
-    for number in ("54.7", "8.6", "23.3", "8.5"):
-        assert f" {number} " in notes
+    (line,) = (line for line in README.splitlines() if line.startswith("| before  "))
+    before = re.findall(r"\d+\.\d", line)
+    assert len(before) == 4 and all(f" {number} " in notes for number in before)
+
+
+def test_why_the_network_in_the_package_and_what_was_broken() -> None:
+    """Shares, errors and counts."""
+    words = " ".join(README.split())
+    found = {
+        (game["network"], game["map"]): game
+        for game in result("why/why.json")["games"]
+        if game["objects"] == "hard, beside the middle"
+    }
+    seen, guess, gradient, before = (
+        f"{found[key][what]:.0%}"
+        for key, what in (
+            (("trained", "occlusion"), "found"),
+            (("trained", "occlusion"), "blindly"),
+            (("trained", "saliency"), "found"),
+            (("drawn weights", "saliency"), "found"),
+        )
+    )
+    drawn = f"{found['drawn weights', 'occlusion']['found']:.0%}"
+    assert f"in {seen} of images ({drawn} before training; a place drawn blindly, {guess})" in words
+    assert f"the gradient in {gradient} ({before} before training)" in words
+    errors = result("included/summary.json")["top1_error"]["rounded"]
+    assert f"{errors['1']:.2%} top-1 error in one view, {errors['10']:.2%} in ten." in words
+    tried = sum(part["tried"] for part in result("reliability/reliability.json")["parts"].values())
+    assert f"in {tried:,} ways" in words
 
 
 def test_the_runs_of_2012_are_those_of_the_lab_notes() -> None:
@@ -209,15 +237,12 @@ def test_every_command_is_understood(
         arguments = [f"--mode={name}", *arguments]
         module = "alexnet_jax.main"
     if module == "alexnet_jax.main":
-        fields = [a for a in arguments if a.startswith("--config.")]
-        others = [a for a in arguments if not a.startswith("--config.")]
-        flags = dict(flag.removeprefix("--").partition("=")[::2] for flag in others)
-        known = {"workdir", "config", "mode", "best", "ensemble", "compare", "report"}
-        known |= {"coordinator", "processes", "process", "patience"}
-        assert flags.keys() <= known
-        assert flags.get("mode", "train") in training.MODES
-        if "config" in flags and not flags["config"].endswith(".py"):
-            settings.override(settings.load(flags["config"]), [f[9:] for f in fields])
+        training.define_flags()
+        with flagsaver.flagsaver():
+            fields = training.parse_flags(arguments)
+            config = training.FLAGS.config
+            if config and not config.endswith(".py"):
+                settings.override(settings.load(config), fields)
         return
     found = importlib.import_module(module)
     if module.startswith("experiments"):

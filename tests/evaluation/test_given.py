@@ -4,7 +4,7 @@ import io
 import os
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import data_fixtures
@@ -249,9 +249,9 @@ def test_errors_say_the_way_out() -> None:
             squares(images, SIZE)
 
 
-def test_torch() -> None:
+def test_torch(reference: ModuleType) -> None:
     """Its tensors, and what a tensor with gradients says."""
-    torch = pytest.importorskip("torch")
+    torch = reference.torch
     rgb = noise(0)
     np.testing.assert_array_equal(squares(torch.from_numpy(rgb), SIZE), plain(rgb))
     np.testing.assert_array_equal(squares([torch.from_numpy(rgb)] * 2, SIZE), plain(rgb, rgb))

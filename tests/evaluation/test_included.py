@@ -4,15 +4,16 @@ import json
 import re
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from asked_fixtures import program
 
 import alexnet_jax
+from alexnet_jax import settings
 from alexnet_jax.data.sources import dead_leaves
 from alexnet_jax.evaluation.trained_network import TrainedNetwork
 from alexnet_jax.files import INCLUDED
+from alexnet_jax.training import first_weights
 
 RESULT = Path(__file__).parents[2] / "experiments" / "results" / "included" / "summary.json"
 IMAGES = 2000  # of the test split
@@ -62,8 +63,10 @@ def test_a_photo_is_answered_without_a_run(tmp_path: Path) -> None:
 def test_it_is_fine_tuned_but_not_trained_on(tmp_path: Path) -> None:
     """Its directory is that of weights: `--config.init_from` takes it, and a run in it is refused,
     so that nobody's training changes the package."""
-    cv2.setNumThreads(1)
     before = {path: path.stat().st_mtime_ns for path in INCLUDED.rglob("*")}
     done = program("main", f"--workdir={INCLUDED}", "--config=embedded")
     assert done.returncode != 0 and "holds weights only" in done.stderr
+    config = settings.override(settings.load("embedded"), [f"init_from={INCLUDED}"])
+    taken = first_weights.take(config, tmp_path)["params"]
+    assert list(taken) == [*(f"conv{number}" for number in range(1, 6)), "fc6", "fc7"]
     assert {path: path.stat().st_mtime_ns for path in INCLUDED.rglob("*")} == before

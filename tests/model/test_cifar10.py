@@ -102,9 +102,9 @@ def parameters(network: Network) -> Any:
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_logits_and_gradients_are_those_of_the_files(name: str) -> None:
+def test_logits_and_gradients_are_those_of_the_files(name: str, reference: ModuleType) -> None:
     """In float64."""
-    torch = pytest.importorskip("torch")
+    torch = reference.torch
     network = settings.network(settings.load(f"cifar10:{name}"))
     params = parameters(network)
     images = fixtures.random_images(BATCH, network.input_size)

@@ -110,7 +110,7 @@ def test_who_does_not_mind_waits(
         with exclusive_lock(path):
             order.append("first")
             held.set()
-            time.sleep(0.1)
+            time.sleep(0.5)
             order.append("done")
 
     held = threading.Event()

@@ -370,13 +370,13 @@ def test_killed_and_gone_on_with_it_ends_as_an_unbroken_one_and_its_source_may_b
     """Bit for bit; another source is refused meanwhile."""
     source, unbroken, broken = (tmp_path / name for name in ("W", "unbroken", "broken"))
     shutil.copytree(first, source)
-    arguments = (f"--config.init_from={source}", "--config.seed=3", "--config.epochs=4")
+    arguments = (f"--config.init_from={source}", "--config.seed=3", "--config.epochs=15")
     tiny.train(unbroken, *arguments)
     process = tiny.start(f"--workdir={broken}", f"--config={tiny.config}", *arguments)
     assert fixtures.wait_until(process, lambda: bool(fixtures.checkpoint_steps(broken)))
     assert "first weights, from step 8 of" in fixtures.kill(process)
     assert fixtures.row_count(broken) < fixtures.row_count(unbroken), "killed too late"
-    other = settings.override(settings.load(str(tiny.config)), ["seed=3", "epochs=4"])
+    other = settings.override(settings.load(str(tiny.config)), ["seed=3", "epochs=15"])
     with pytest.raises(UserError, match=r"init_from \('.*W' there, None asked\)"):
         train(other, broken)
     shutil.rmtree(source)
