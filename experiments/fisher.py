@@ -67,8 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     check_installed()
     results = Results("claims", arguments, ("scikit-learn", "opencv-python-headless"))
-    path = results.path("fisher.json")
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    found = results.earlier("fisher.json")
     for name in arguments.config:
         config = settings.override(settings.load(name), fields(arguments))
         data = config.data
@@ -78,7 +77,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             for split in (data.train, data.test)
         ]
         runs = [run(*splits, seed) for seed in range(arguments.seeds)]
-        found[name] = results.made_by() | {"test_images": len(splits[1][1]), "runs": runs}
+        found[" ".join([name, *fields(arguments)])] = results.made_by() | {
+            "test_images": len(splits[1][1]),
+            "runs": runs,
+        }
         results.write("fisher.json", found)
     results.write_page("fisher.md", page(found))
     results.finish()

@@ -38,6 +38,7 @@ from experiments.shared.command import (
     say,
     start,
 )
+from experiments.shared.journal import Journal
 
 CONFIGS = "embedded_hard,fashion_mnist_small"
 
@@ -83,15 +84,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             claim = dataclasses.replace(claim, arms=arms)
             seeds = range(arguments.seeds or claim.seeds)
             found = results.made_by() | judge(claim, trainer, seeds)
-            path = results.path(f"{name}.json")
-            whole = json.loads(path.read_text()) if path.exists() else {}
+            whole = results.earlier(f"{name}.json")
             found |= {"load_average": results.made_by()["load_average"]}
             whole[" ".join([config, *fields(arguments)])] = plain(found)
             results.write(f"{name}.json", whole)
             print(page.paragraph(claim, whole))
             picture.draw(claim, whole, results.path(f"{name}.png"))
-    if not (every := read(results.folder)):
+    every = {name: whole for name in CLAIMS if (whole := results.earlier(f"{name}.json"))}
+    if not every:
         return
+    if results.publish_to is not None:
+        Journal(results.path("runs.jsonl"), "").add(results.publish_to / "runs.jsonl")
     picture.overview(every, results.path("claims.png"))
     results.write("claims.md", page.page(every))
     results.finish()

@@ -95,7 +95,7 @@ class Trainer:
         if (before := whole.get("init_from")) in self.before:
             whole["init_from"] = self.key(self.before[before], seed)
         whole = {field: of for field, of in whole.items() if LATER.get(field, None) != of}
-        for free in ("seed", "data.dir", "data.cache", "keep_checkpoints", "checkpoint_every"):
+        for free in ("seed", "data.dir", "keep_checkpoints", "checkpoint_every"):
             whole.pop(free, None)
         return f"{Path(self.name).stem}-{fingerprint(sorted(whole.items()))[:10]}-{seed}"
 
@@ -113,11 +113,7 @@ class Trainer:
             for assignments in map(self.assignments, arms.values())
             for seed in seeds
         ]
-        there = {
-            key
-            for key in self.journal.rows
-            if not weights or (self.folder / "runs" / key / "config.json").exists()
-        }
+        there = {key for key in self.journal.rows if not weights or self._is_whole(key)}
         missing = [run for run in wanted if run[0] not in there]
         cores: SimpleQueue[int] = SimpleQueue()
         for core in sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (0,):
@@ -135,6 +131,11 @@ class Trainer:
                 raise
         found = iter(self._run(key, seed) for key, _, seed in wanted)
         return {name: [next(found) for _ in seeds] for name in arms}
+
+    def _is_whole(self, key: str) -> bool:
+        """Whether the weights of a run are here, and those of its end."""
+        workdir = self.folder / "runs" / key
+        return (workdir / "metrics.jsonl").exists() and bool(runs.metrics(workdir, "test"))
 
     def network(self) -> str:
         """What is trained, before an arm changes it, in words."""

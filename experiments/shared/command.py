@@ -204,6 +204,15 @@ class Results:
         text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
         self.path(name).write_text(text)
 
+    def earlier(self, name: str) -> dict[str, Any]:
+        """What a JSON file of results says already, part by part: here, and where it will be
+        published, so that a new part takes no other's place."""
+        found: dict[str, Any] = {}
+        for folder in (self.publish_to, self.folder):
+            if folder is not None and (folder / name).exists():
+                found |= json.loads((folder / name).read_text())
+        return found
+
     def write_page(self, name: str, page: str) -> None:
         """Writes a text and prints it."""
         self.write(name, page)

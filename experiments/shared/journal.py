@@ -45,6 +45,13 @@ class Journal:
             with path.open("r+") as file:
                 os.ftruncate(file.fileno(), len((whole + "\n").encode()) if whole else 0)
 
+    def add(self, other: Path) -> None:
+        """Adds the rows of another file that this one has not, as they are."""
+        lines = [row for key, row in Journal(other, "").rows.items() if key not in self.rows]
+        with self.path.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in lines)
+        self.rows |= {row["key"]: row for row in lines}
+
     def keep(self, key: str, **row: Any) -> None:
         """Adds a row; it takes the place of an earlier one of the same key."""
         self.rows[key] = {"key": key, "tree": self.tree, **row}

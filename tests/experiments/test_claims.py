@@ -1,5 +1,6 @@
 """The claims: what is compared is what they say, and the verdicts are honest."""
 
+import argparse
 import json
 import math
 import re
@@ -32,6 +33,8 @@ from experiments.claims.catalogue import CLAIMS
 from experiments.claims.claim import RATIO, WRONG, Amount, Claim, Comparison, Run, errors, unchanged
 from experiments.claims.curves import at_the_end, course, steps_until
 from experiments.claims.training import Trainer
+from experiments.shared import command as shared
+from experiments.shared.journal import Journal
 
 CONFIGS = ("embedded_hard", "fashion_mnist_small", "imagenet", "imagenet:source")
 
@@ -402,6 +405,48 @@ def test_a_file_of_results_has_null_where_there_is_no_number() -> None:
     found = command.plain({"a": [1.5, math.nan], "b": statistics.mean([2])._asdict(), "c": "d"})
     text = json.dumps(found, allow_nan=False)
     assert text == '{"a": [1.5, null], "b": {"mean": 2.0, "low": null, "high": null}, "c": "d"}'
+
+
+def test_weights_of_a_run_that_was_broken_off_are_none(tmp_path: Path) -> None:
+    """Its config.json is there from its first step on; its errors stand in a journal that was
+    copied."""
+    trainer = Trainer(tmp_path, "embedded_hard")
+    workdir = tmp_path / "runs" / "key"
+    assert not trainer._is_whole("key")
+    workdir.mkdir(parents=True)
+    (workdir / "config.json").write_text("{}")
+    rows = [{"split": "train", "step": 300}, {"split": "test", "step": 625}]
+    assert not trainer._is_whole("key")
+    (workdir / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    assert not trainer._is_whole("key")
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert trainer._is_whole("key")
+
+
+def test_other_images_are_another_run(tmp_path: Path) -> None:
+    """A cache says which they are, whatever the source is."""
+    trainer = Trainer(tmp_path, "embedded_hard")
+    assert trainer.key(["data.cache=/mine"], 0) != trainer.key([], 0)
+    assert trainer.key(["data.dir=/mine"], 0) == trainer.key([], 0)
+
+
+def test_what_is_published_is_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim that is tried alone takes no other's place on the page, nor another dataset's."""
+    monkeypatch.setattr(shared, "PUBLISHED", tmp_path / "published")
+    there, here = tmp_path / "published" / "claims", tmp_path / "here"
+    for folder, found in ((there, {"one": 1, "two": 2}), (here, {"two": 3})):
+        folder.mkdir(parents=True)
+        (folder / "lrn.json").write_text(json.dumps(found))
+    (there / "runs.jsonl").write_text('{"key": "a", "x": 1}\n{"key": "b", "x": 2}\n')
+    (here / "runs.jsonl").write_text('{"key": "b", "x": 3}\n')
+    arguments = argparse.Namespace(command="c", out=here, publish=False)
+    assert shared.Results("claims", arguments).earlier("lrn.json") == {"two": 3}
+    monkeypatch.setattr(shared.machine, "describe", lambda _: {"commit": "abc"})
+    arguments.publish = True
+    assert shared.Results("claims", arguments).earlier("lrn.json") == {"one": 1, "two": 3}
+    Journal(here / "runs.jsonl", "").add(there / "runs.jsonl")
+    rows = Journal(here / "runs.jsonl", "").rows
+    assert [row["x"] for row in rows.values()] == [3, 1]
 
 
 def test_a_network_that_cannot_be_is_refused_before_anything_is_trained(tmp_path: Path) -> None:

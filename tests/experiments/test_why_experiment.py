@@ -28,12 +28,26 @@ def test_a_game_by_hand() -> None:
     boxes = np.array([[[25, 0], [40, 15]], [[10, 10], [30, 30]], [[10, 10], [30, 30]]], float)
     game = experiment.game(found, boxes, "occlusion")
     # (36, 4) and (20, 20) lie in their boxes, (4, 36) does not; of six other pairs one does.
+    assert game.hits == [True, True, False]
     assert (game.images, game.found, game.others) == (3, pytest.approx(2 / 3), pytest.approx(1 / 6))
     assert game.blindly == pytest.approx(1 / 9) and game.middle == pytest.approx(2 / 3)
     assert 0.2 < game.low < 2 / 3 < game.high < 0.95
     game = experiment.game(found, boxes, "saliency")
     assert (game.found, game.others) == (pytest.approx(1 / 3), 0)
     assert game.blindly == pytest.approx((15 * 15 + 2 * 20 * 20) / (3 * 1600))
+
+
+def test_the_same_images_are_compared_with_drawn_weights() -> None:
+    """Eight are found by the trained network alone, two by the other alone: p of 10 coins."""
+    both, neither = [True] * 5, [False] * 5
+    rows = [
+        {"network": name, "objects": "hard", "map": "occlusion", "hits": [*both, *neither, *hits]}
+        for name, hits in (("trained", [True] * 8 + [False] * 2),
+                           ("drawn weights", [False] * 8 + [True] * 2))
+    ]  # fmt: skip
+    other = rows[1] | {"map": "saliency", "hits": [False] * 20}
+    assert experiment.against_drawn(rows[0], [*rows, other]) == "+30.0, p = 0.11"
+    assert experiment.against_drawn(rows[1], rows) == ""
 
 
 def test_saliency_in_squares() -> None:
