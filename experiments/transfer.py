@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = Flags("transfer", __doc__)
     flags.add_argument("--seeds", type=listing(int), default="0,1,2", help="Five runs each.")
     flags.add_argument(
-        "--per_class", type=number(1), default=10, help="Training images of each new class."
+        "--per_class", type=number(5), default=10, help="Training images of each new class."
     )
     arguments = flags.parse(argv)
     results = Results("transfer", arguments)
