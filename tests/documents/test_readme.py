@@ -18,7 +18,7 @@ from alexnet_jax import main as training
 from alexnet_jax import settings
 from alexnet_jax.model import Network
 from alexnet_jax.pictures.network_table import network_table
-from experiments import labnotes, starts
+from experiments import labnotes, starts, why
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -183,7 +183,10 @@ def test_why_the_network_in_the_package_and_what_was_broken() -> None:
     )
     drawn = f"{found['drawn weights', 'occlusion']['found']:.0%}"
     assert f"in {seen} of images ({drawn} before training; a place drawn blindly, {guess})" in words
-    assert f"the gradient in {gradient} ({before} before training)" in words
+    assert f"the gradient in {gradient} ({before} before training: that cannot be told" in words
+    games = result("why/why.json")["games"]
+    told = [why.against_drawn(found["trained", map], games) for map in ("occlusion", "saliency")]
+    assert [float(one.rpartition(" ")[2]) < 0.05 for one in told] == [True, False]
     errors = result("included/summary.json")["top1_error"]["rounded"]
     assert f"{errors['1']:.2%} top-1 error in one view, {errors['10']:.2%} in ten." in words
     tried = sum(part["tried"] for part in result("reliability/reliability.json")["parts"].values())
