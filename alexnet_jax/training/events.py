@@ -28,6 +28,9 @@ def _import_tensorboardx() -> Any:
 tensorboardX = _import_tensorboardx()
 
 
+SECONDS = 5.0  # between two flushes: each waits for the disk
+
+
 class Events:
     """Writes the numbers of rows at once, from where it is called; a file that fails is given up.
 
@@ -45,6 +48,7 @@ class Events:
         self._folder, self._start, self._say = folder, start, say
         self._writer: Any = None
         self._failed = False
+        self._flushed = 0.0
 
     def add(self, *rows: Row) -> None:
         """Writes every number of the rows that is no count, at their step; with none, the start."""
@@ -59,7 +63,9 @@ class Events:
                     if isinstance(value, float) and name != "epoch":
                         tag = f"{row['split']}{views}/{name}"
                         self._write(row["step"], summary=tensorboardX.summary.scalar(tag, value))
-            self._writer.flush()
+            if time.monotonic() > self._flushed + SECONDS:
+                self._writer.flush()
+                self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Closes the file, if there is one."""

@@ -166,7 +166,7 @@ def check_never_saved(saved: Path, config: ConfigDict) -> None:
         (workdir / SAVED).exists()
         or any(
             row["split"] == "test"
-            or row.get("epoch", 0) > 2 * max(every, row["epoch"] / max(1, row["step"]))
+            or (epoch := row.get("epoch", 0)) > 2 * max(every, epoch / max(1, row["step"]))
             for row in rows
         )
     ):

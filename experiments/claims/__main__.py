@@ -93,7 +93,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     every = {name: whole for name in CLAIMS if (whole := results.earlier(f"{name}.json"))}
     if not every:
         return
-    if results.publish_to is not None:
+    if results.publish_to is not None:  # all that the page will show, not what was tried alone
+        for name, whole in every.items():
+            results.write(f"{name}.json", whole)
+            picture.draw(CLAIMS[name], whole, results.path(f"{name}.png"))
         Journal(results.path("runs.jsonl"), "").add(results.publish_to / "runs.jsonl")
     picture.overview(every, results.path("claims.png"))
     results.write("claims.md", page.page(every))

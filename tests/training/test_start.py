@@ -70,7 +70,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(tmp_path:
 
 def test_who_saves_at_every_step_may_be_killed_before_the_first(tmp_path: Path) -> None:
     """A step can be more of an epoch than `checkpoint_every` is."""
-    config = write_run(tmp_path, {"step": 1, "epoch": 1.5, **TRAINED})
+    config = write_run(tmp_path, {"step": 1, **TRAINED}, {"step": 1, "epoch": 1.5, **TRAINED})
     session.check_never_saved(tmp_path / "config.json", config)
 
 
