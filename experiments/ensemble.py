@@ -28,21 +28,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         flags.error("--seeds: name two or more, such as --seeds=0,1,2")
     results = Results("ensemble", arguments)
     workdirs = [results.folder / f"W{seed}" for seed in arguments.seeds]
-    commands = [
-        runs.training(
-            workdir,
+    lines = [
+        runs.train(
+            results,
+            workdir.name,
             arguments.config,
             [f"epochs={arguments.epochs:g}", f"seed={seed}", *fields(arguments)],
         )
         for workdir, seed in zip(workdirs, arguments.seeds, strict=True)
     ]
     others = ",".join(map(str, workdirs[1:]))
-    commands.append(("main", f"--workdir={workdirs[0]}", "--mode=evaluate", f"--ensemble={others}"))
-    for command in commands:
-        runs.call(*command)
+    testing = ("main", f"--workdir={workdirs[0]}", "--mode=evaluate", f"--ensemble={others}")
+    runs.call(*testing)
+    lines.append(runs.line(*testing).replace(f"{results.folder}/", ""))
     found = json.loads((workdirs[0] / "ensemble.json").read_text())
     found["runs"] = [run | {"workdir": Path(run["workdir"]).name} for run in found["runs"]]
-    lines = [runs.line(*command).replace(f"{results.folder}/", "") for command in commands]
     results.write("ensemble.json", results.made_by() | {"commands": lines} | found)
     results.finish()
 

@@ -46,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = Results("figure4", arguments)
     workdir = results.folder / "W"
     assigned = [f"epochs={arguments.epochs:g}", *fields(arguments)]
-    training = runs.training(workdir, arguments.config, assigned)
-    runs.call(*training)
+    training = runs.train(results, workdir.name, arguments.config, assigned)
     data = read(workdir / "config.json").data
     cache = ensure_cache(data.source, data.size, data.dir, data.holdout, data.cache)
     chosen = list(choose(cache, data.test))
@@ -63,9 +62,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             picture.replace(results.path(picture.name))
         lines = [
             runs.line(*command).replace(f"{new}/", "").replace(f"{results.folder}/", "")
-            for command in (training, asking, looking)
+            for command in (asking, looking)
         ]
-    about = {"commands": lines, "split": data.test, "chosen": [c._asdict() for c in chosen]}
+    about = {
+        "commands": [training, *lines],
+        "split": data.test,
+        "chosen": [c._asdict() for c in chosen],
+    }
     results.write("figure4.json", results.made_by() | about)
     results.finish()
 

@@ -251,6 +251,7 @@ def _below(row: Row) -> list[bool]:
 
 def write(results: Results, rows: list[Row]) -> None:
     """All that is known so far."""
+    results.trained_at = {row["tree"] for row in rows}
     results.write("starts.json", results.made_by() | {"runs": rows})
     results.write("starts.md", page(results.made_by(), rows))
     draw(rows, results.path("starts.png"))

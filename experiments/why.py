@@ -81,13 +81,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = flags.parse(argv)
     results = Results("why", arguments)
     assigned = [f"epochs={arguments.epochs:g}", *fields(arguments)]
-    training = runs.training(results.folder / "W", arguments.config, assigned)
-    runs.call(*training)
+    training = runs.train(results, "W", arguments.config, assigned)
     trained = alexnet_jax.load(results.folder / "W")
     rows = play(trained, arguments, results)
-    lines = [runs.line(*training).replace(f"{results.folder}/", "")]
     of = {look: embedded.full_name(source) for look, source in SOURCES.items()}
-    found = results.made_by() | {"commands": lines, "split": SPLIT, "images": of, "games": rows}
+    found = results.made_by() | {
+        "commands": [training],
+        "split": SPLIT,
+        "images": of,
+        "games": rows,
+    }
     results.write("why.json", found)
     results.write_page("why.md", page(found))
     results.finish()

@@ -25,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     optimize what runs once. Whole runs are processes of their own, compiled as a user's are."""
     if config.option.markexpr != "device":
         jax.config.update("jax_platforms", "cpu")
+        os.environ["JAX_PLATFORMS"] = "cpu"  # of the processes that tests start
         with pytest.MonkeyPatch.context() as patch:  # the processes that tests start have it not
             patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}")
             jax.config.update("jax_num_cpu_devices", 8)

@@ -158,6 +158,7 @@ class Results:
 
     Attributes:
         folder: where they are written. Folders in it are no results and are never published.
+        trained_at: the commits at which kept runs, that these results stand on, were begun.
     """
 
     def __init__(
@@ -178,6 +179,7 @@ class Results:
         self.folder = arguments.out or Path(f"results-{name}")
         self.publish_to = PUBLISHED / name if arguments.publish else None
         self.names: list[str] = []
+        self.trained_at: set[str] = set()
         if arguments.publish and self.machine["commit"].endswith("-dirty"):
             raise UserError(
                 f"--publish: the code differs from its commit, {self.machine['commit']}, which the "
@@ -189,9 +191,11 @@ class Results:
             raise UserError(f"--out={self.folder}: {error.strerror}") from error
 
     def made_by(self) -> dict[str, Any]:
-        """The first part of every result: the command, the machine, and its load."""
+        """The first part of every result: the command, the machine, and its load; and where runs
+        were kept, when they were begun."""
         load = {"before": self.load_before, "after": os.getloadavg()}
-        return {"command": self.command, "machine": self.machine, "load_average": load}
+        found = {"command": self.command, "machine": self.machine, "load_average": load}
+        return found | ({"trained_at": sorted(self.trained_at)} if self.trained_at else {})
 
     def path(self, name: str) -> Path:
         """Where to write a file of this name, so that it is one of the results."""

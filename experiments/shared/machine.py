@@ -42,16 +42,19 @@ def made_by(result: Mapping[str, Any], names: Iterable[str]) -> str:
     """Where, when idle or not, and by which command a result was made: a paragraph for its page.
 
     Args:
-        result: with `command`, `machine` and `load_average`.
+        result: with `command`, `machine` and `load_average`, and where it stands on runs that
+            were kept `trained_at`.
         names: of the packages whose versions are given, if they were installed.
     """
     where, packages = result["machine"], result["machine"]["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in names if name in packages)
+    begun = ", ".join(result.get("trained_at", ()))
     devices = [f"{where['cores']} cores", *where.get("cards", ())]  # older results name no cards
     return (
         f"{where['processor']}, {', '.join(devices)}; Python {where['python']}, {versions}; "
-        f"commit {where['commit']}. Load average before: {result['load_average']['before'][0]:.1f}."
-        f" Made by `{result['command']}`."
+        f"commit {where['commit']}{begun and f', runs begun at {begun}'}. "
+        f"Load average before: {result['load_average']['before'][0]:.1f}. "
+        f"Made by `{result['command']}`."
     )
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax.errors import UserError
-from experiments.shared.command import say
+from experiments.shared.command import Results, say
+from experiments.shared.journal import Journal
 
 
 def training(workdir: Path, config: str, fields: Iterable[str]) -> tuple[str, ...]:
@@ -23,6 +24,37 @@ def training(workdir: Path, config: str, fields: Iterable[str]) -> tuple[str, ..
     """
     flags = (f"--workdir={workdir}", f"--config={config}")
     return ("main", *flags, *(f"--config.{field}" for field in fields))
+
+
+def train(results: Results, name: str, config: str, fields: Iterable[str]) -> str:
+    """Trains a run that stays in the folder of the results, or goes on with it where it was.
+
+    Args:
+        results: of the experiment; they will say at which commit the run was begun.
+        name: of its directory in that folder.
+        config: name or file of its configuration.
+        fields: of the configuration, each FIELD=VALUE.
+
+    Returns:
+        The command, as one would type it in that folder.
+
+    Raises:
+        UserError: another command trained it; or it failed.
+    """
+    words = training(results.folder / name, config, fields)
+    command = line(*words).replace(f"{results.folder}/", "")
+    journal = Journal(results.folder / "trained.jsonl", results.machine["commit"])
+    if name not in journal.rows:
+        journal.keep(name, command=command)
+    begun = journal.rows[name]
+    if begun["command"] != command:
+        raise UserError(
+            f"{results.folder / name} was trained by `{begun['command']}`, and this would be "
+            f"`{command}`: name another folder (--out), or delete {results.folder}"
+        )
+    call(*words)
+    results.trained_at.add(begun["tree"])
+    return command
 
 
 def line(module: str, *arguments: str) -> str:

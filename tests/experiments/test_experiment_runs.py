@@ -1,5 +1,6 @@
 """The experiments that train: on the smallest run, by their commands, in a copy of the code."""
 
+import argparse
 import json
 import os
 import shutil
@@ -15,7 +16,11 @@ from PIL import Image
 from run_fixtures import Tiny
 
 from alexnet_jax.data.cache.store import Cache
+from alexnet_jax.errors import UserError
 from experiments.figure4 import ANSWERS, choose
+from experiments.shared import runs
+from experiments.shared.command import Results
+from experiments.shared.machine import made_by
 from experiments.transfer import KNOWN, NEW, half
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +75,7 @@ def pictures(checkout: Checkout) -> dict[str, Any]:
     checkout.run("figure4")
     assert checkout.files() == before  # nothing is written where results are published
     out = checkout.root / "results-figure4"
-    names = ["W", "answers.jpg", "figure4.json", "neighbours.jpg"]
+    names = ["W", "answers.jpg", "figure4.json", "neighbours.jpg", "trained.jsonl"]
     assert sorted(path.name for path in out.iterdir()) == names
     return json.loads((out / "figure4.json").read_text())
 
@@ -148,6 +153,27 @@ def test_ensemble_resumes_and_publishes(checkout: Checkout, pictures: dict[str, 
             found = rows[f"network {number}", row["views"]]
             assert found["top1_error"] == row["top1_error"]
             assert found["loss"] == pytest.approx(row["loss"], rel=1e-4)
+
+
+def test_a_run_that_is_kept_is_of_its_command_and_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other epochs in the same folder would be the network of before; and what a folder had
+    already is of the commit at which it was begun, not of today's."""
+    called: list[tuple[str, ...]] = []
+    monkeypatch.setattr(runs, "call", lambda *words: called.append(words))
+    asked = argparse.Namespace(command="x", out=tmp_path, publish=False)
+    for commit in ("before", "today"):
+        results = Results("why", asked)
+        results.machine["commit"] = commit
+        line = runs.train(results, "W", "embedded", ["epochs=2"])
+        assert line == "python -m alexnet_jax.main --workdir=W --config=embedded --config.epochs=2"
+        assert results.made_by()["trained_at"] == ["before"]
+        assert f"commit {commit}, runs begun at before. Load" in made_by(results.made_by(), ())
+    assert len(called) == 2  # the second time it finds that nothing is left to do
+    with pytest.raises(UserError, match=r"W was trained by .*epochs=2`, .*epochs=4`: name another"):
+        runs.train(results, "W", "embedded", ["epochs=4"])
+    assert len(called) == 2
 
 
 def test_an_ensemble_has_two_networks(capsys: pytest.CaptureFixture[str]) -> None:
