@@ -49,7 +49,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = flags.add_argument
     add("names", nargs="*", metavar="NAME", help="Claims to try, or all.")
     add("--config", type=listing(), default=CONFIGS, help="Networks and data to try them on.")
-    add("--seeds", type=number(3), help="Runs of every network; each claim has its own number.")
+    add(
+        "--seeds",
+        type=number(3),
+        help="Runs of every network; each claim has its own number. (relu: the first chooses the "
+        "rates, the others are compared.)",
+    )
+    add(
+        "--at_once",
+        type=number(1),
+        help="Runs that are trained side by side, each on its share of the cores; as many as there "
+        "are cores, which is best for small networks. One that fills a GPU wants 1.",
+    )
     add_fields(flags)
     arguments = flags.parse(argv)
     if arguments.names == ["all"]:
@@ -66,11 +77,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     if not arguments.names:
         print(page.listing(read(arguments.out or PUBLISHED / "claims")))
+        if arguments.out is None and (own := Path("results-claims")).exists():
+            say(f"Those are the published results; yours are shown by --out={own}")
         return
     results = Results("claims", arguments, ("scipy",))
     results.path("runs.jsonl")
+    tried: dict[str, dict[str, Any]] = {name: {} for name in CLAIMS}
     for config in arguments.config:
-        trainer = Trainer(results.folder, config, fields(arguments))
+        trainer = Trainer(results.folder, config, fields(arguments), arguments.at_once)
         for name in arguments.names:
             claim = CLAIMS[name]
             if not claim.applies(trainer.config):
@@ -84,13 +98,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             claim = dataclasses.replace(claim, arms=arms)
             seeds = range(arguments.seeds or claim.seeds)
             found = results.made_by() | judge(claim, trainer, seeds)
-            whole = results.earlier(f"{name}.json")
             found |= {"load_average": results.made_by()["load_average"]}
-            whole[" ".join([config, *fields(arguments)])] = plain(found)
+            tried[name][" ".join([config, *fields(arguments)])] = plain(found)
+            whole = results.earlier(f"{name}.json") | tried[name]
             results.write(f"{name}.json", whole)
             print(page.paragraph(claim, whole))
             picture.draw(claim, whole, results.path(f"{name}.png"))
-    every = {name: whole for name in CLAIMS if (whole := results.earlier(f"{name}.json"))}
+    every = {
+        name: whole for name in CLAIMS if (whole := results.earlier(f"{name}.json") | tried[name])
+    }
     if not every:
         return
     if results.publish_to is not None:  # all that the page will show, not what was tried alone

@@ -122,7 +122,8 @@ def of_those_that_differ(every: Sequence[Lost]) -> str:
 CLAIM = Claim(
     name="lesions",
     section="6.1, a reader's question",
-    sentence="The tower with the colours in conv1 knows the hues, the other one the patterns",
+    sentence="Without the tower with the colours in conv1 more hues are lost, without the other "
+    "more patterns",
     in_2012="not tried; H. Tamura (2024): without a stream some classes suffer and others do not",
     arms={"the network": unchanged},
     compare=compare,

@@ -32,9 +32,10 @@ opposite*: the interval lies on the other side. *Not seen*: it contains 0, but n
 claimed: the one that a run of 2012 (#148) or the paper found, as a share of the error, or, where
 neither gives one, a size that we chose. *Cannot be told at this scale*: it contains both, or a run
 never came to a number. With so many comparisons, about one in twenty comes out as seen, or as the
-opposite, by chance. A cell is empty where the images say nothing about a claim, as grey ones about
-colours, or where it was not tried. How far the mean of five seeds can be from that of many is shown
-by the list below, where a network was trained with both.
+opposite, by chance. A cell is empty where the images or the network say nothing about a claim, as
+grey ones about colours or one without padding about borders, or where it was not tried. How far the
+mean of five seeds can be from that of many is shown by the list below, where a network was trained
+with both.
 
 `embedded_hard 1.1.0` is the first version of that dataset, chosen by test errors as well, whose
 seeds differ much; claims that have not been tried again yet rest on it. ReLU against tanh was run,
@@ -171,10 +172,10 @@ def _networks(every: Mapping[str, Found]) -> dict[str, str]:
 
 
 def _trained(result: Mapping[str, Any]) -> str:
-    """How many runs there were, what they cost, and by which commits."""
+    """How many runs there were, and what they cost."""
     seconds = result["seconds_a_run"]
-    cost = "" if seconds is None else f" of {seconds:.0f} seconds on one core each"
-    return f"{result['runs']} runs{cost}, trained at {', '.join(result['trained_at'])}."
+    cost = "" if seconds is None else f" of {seconds:.0f} seconds each"
+    return f"{result['runs']} runs{cost}."
 
 
 def _verdicts(every: Mapping[str, Found]) -> str:

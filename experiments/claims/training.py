@@ -1,8 +1,8 @@
 """Trains the networks of a claim: each seed of each arm once, as many at a time as there are cores.
 
 A run that was finished is in the journal and is not trained again; one that was stopped goes on.
-Every run is a process of its own, as a user would start it, on one core: small networks have no use
-for two.
+Every run is a process of its own, as a user would start it, on one core unless fewer are wanted at
+a time: small networks have no use for two.
 """
 
 import math
@@ -36,11 +36,18 @@ DIVERGED = "was not a finite number"  # how the program says so: at a rate too h
 class Trainer:
     """Has the runs of one configuration."""
 
-    def __init__(self, folder: Path, config: str, overrides: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: str,
+        overrides: Sequence[str] = (),
+        at_once: int | None = None,
+    ) -> None:
         """Args:
             folder: of the journal and of the runs.
             config: name or file of the configuration that the arms change.
             overrides: FIELD=VALUE, of all of them.
+            at_once: runs that are trained side by side; None: as many as there are cores.
 
         Raises:
             ConfigError: there is no such configuration, or field.
@@ -52,6 +59,7 @@ class Trainer:
         self.config.keep_checkpoints = 1
         self.config.checkpoint_every = max(self.config.checkpoint_every, self.config.epochs / 4)
         self.journal = Journal(folder / "runs.jsonl", machine.describe()["commit"])
+        self.places = places(at_once)
         self.processes: list[subprocess.Popen[str]] = []
         self.before: dict[str, list[str]] = {}  # of the networks that others start from
 
@@ -115,12 +123,12 @@ class Trainer:
         ]
         there = {key for key in self.journal.rows if not weights or self._is_whole(key)}
         missing = [run for run in wanted if run[0] not in there]
-        cores: SimpleQueue[int] = SimpleQueue()
-        for core in sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (0,):
-            cores.put(core)
-        with futures.ThreadPoolExecutor(cores.qsize()) as pool:
+        free: SimpleQueue[str] = SimpleQueue()
+        for place in self.places:
+            free.put(place)
+        with futures.ThreadPoolExecutor(len(self.places)) as pool:
             try:
-                jobs = [pool.submit(self._train, cores, *run) for run in missing]
+                jobs = [pool.submit(self._train, free, *run) for run in missing]
                 done = futures.as_completed(jobs)
                 for job in tqdm.tqdm(done, self.name, len(wanted), initial=len(wanted) - len(jobs)):
                     self.journal.keep(**job.result())
@@ -174,19 +182,19 @@ class Trainer:
         return first + runs.line(*runs.training(Path("W"), self.name, words))
 
     def _train(
-        self, cores: "SimpleQueue[int]", key: str, assignments: list[str], seed: int
+        self, free: "SimpleQueue[str]", key: str, assignments: list[str], seed: int
     ) -> dict[str, Any]:
-        """Trains one run, on a core that is free: its row of the journal."""
+        """Trains one run, on cores that are free: its row of the journal."""
         workdir = self.folder / "runs" / key
-        core, began = cores.get(), time.monotonic()
+        cores, began = free.get(), time.monotonic()
         placed = [self._placed(assignment, seed) for assignment in assignments]
         try:
-            self._call(core, runs.training(workdir, self.name, [f"seed={seed}", *placed]), key)
+            self._call(cores, runs.training(workdir, self.name, [f"seed={seed}", *placed]), key)
         except UserError as error:
             if DIVERGED not in str(error):
                 raise
         finally:
-            cores.put(core)
+            free.put(cores)
         test = {str(row["views"]): row for row in runs.metrics(workdir, "test")}
         return {
             "key": key,
@@ -212,11 +220,11 @@ class Trainer:
         field, _, value = assignment.partition("=")
         return value if field == "init_from" and value in self.before else None
 
-    def _call(self, core: int, words: Sequence[str], key: str) -> None:
+    def _call(self, cores: str, words: Sequence[str], key: str) -> None:
         module, *arguments = words
         command = [sys.executable, "-m", f"alexnet_jax.{module}", *arguments]
-        if shutil.which("taskset"):
-            command = ["taskset", "-c", str(core), *command]
+        if cores and shutil.which("taskset"):
+            command = ["taskset", "-c", cores, *command]
         log = self.folder / "logs" / f"{key}.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         ours = {
@@ -245,3 +253,18 @@ class Trainer:
         row = self.journal.rows[key]
         test = {int(views): numbers for views, numbers in row["test"].items()}
         return Run(seed, test, row["training"], self.folder / "runs" / key)
+
+
+def places(at_once: int | None) -> list[str]:
+    """The cores of each of the runs that are trained side by side, as taskset is told; '' where
+    they cannot be told apart.
+
+    Raises:
+        UserError: there are not so many cores.
+    """
+    if not hasattr(os, "sched_getaffinity"):  # macOS
+        return [""] * (at_once or 1)
+    cores = sorted(os.sched_getaffinity(0))
+    if (count := at_once or len(cores)) > len(cores):
+        raise UserError(f"--at_once={count}: there are {len(cores)} cores")
+    return [",".join(map(str, cores[place::count])) for place in range(count)]

@@ -20,5 +20,6 @@ CLAIM = Claim(
     arms={"the network": unchanged},
     compare=compare,
     notes=("145-2010", "169", "170"),
-    caveat="it depends on the training crops: views that training never saw do not help",
+    caveat="it depends on the training crops: what ten views are worth to networks that saw no "
+    "crops, or no mirror images, stands with the claim about those",
 )

@@ -210,9 +210,9 @@ class Results:
 
     def earlier(self, name: str) -> dict[str, Any]:
         """What a JSON file of results says already, part by part: here, and where it will be
-        published, so that a new part takes no other's place."""
+        published, whose parts come first, so that a new part takes no other's place."""
         found: dict[str, Any] = {}
-        for folder in (self.publish_to, self.folder):
+        for folder in (self.folder, self.publish_to):
             if folder is not None and (folder / name).exists():
                 found |= json.loads((folder / name).read_text())
         return found

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from alexnet_jax.settings.files import LATER
 from experiments.claims import __main__ as command
 from experiments.claims import (
     answers,
+    augmentation,
+    kernels,
     lesions,
     neighbours,
     page,
@@ -32,7 +35,7 @@ from experiments.claims import (
 from experiments.claims.catalogue import CLAIMS
 from experiments.claims.claim import RATIO, WRONG, Amount, Claim, Comparison, Run, errors, unchanged
 from experiments.claims.curves import at_the_end, course, steps_until
-from experiments.claims.training import Trainer
+from experiments.claims.training import Trainer, places
 from experiments.shared import command as shared
 from experiments.shared.journal import Journal
 
@@ -431,7 +434,8 @@ def test_other_images_are_another_run(tmp_path: Path) -> None:
 
 
 def test_what_is_published_is_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A claim that is tried alone takes no other's place on the page, nor another dataset's."""
+    """A claim that is tried alone takes no other's place on the page, nor another dataset's; what
+    lies in the folder of an earlier time takes none that is published."""
     monkeypatch.setattr(shared, "PUBLISHED", tmp_path / "published")
     there, here = tmp_path / "published" / "claims", tmp_path / "here"
     for folder, found in ((there, {"one": 1, "two": 2}), (here, {"two": 3})):
@@ -443,10 +447,43 @@ def test_what_is_published_is_added_to(tmp_path: Path, monkeypatch: pytest.Monke
     assert shared.Results("claims", arguments).earlier("lrn.json") == {"two": 3}
     monkeypatch.setattr(shared.machine, "describe", lambda _: {"commit": "abc"})
     arguments.publish = True
-    assert shared.Results("claims", arguments).earlier("lrn.json") == {"one": 1, "two": 3}
+    assert shared.Results("claims", arguments).earlier("lrn.json") == {"one": 1, "two": 2}
     Journal(here / "runs.jsonl", "").add(there / "runs.jsonl")
     rows = Journal(here / "runs.jsonl", "").rows
     assert [row["x"] for row in rows.values()] == [3, 1]
+
+
+def test_runs_side_by_side_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each core is of one run; where a system cannot pin them, none is."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {9, 2, 4, 5, 7}, raising=False)
+    assert places(None) == ["2", "4", "5", "7", "9"]
+    assert places(2) == ["2,5,9", "4,7"] and places(1) == ["2,4,5,7,9"]
+    with pytest.raises(UserError, match="--at_once=6: there are 5 cores"):
+        places(6)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert places(None) == [""] and places(3) == ["", "", ""]
+
+
+def test_the_greyer_tower_is_compared_with_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two runs the greyer towers have 0.1 and 0.3 of colour."""
+    found = iter(
+        {"by chance": 0.05, "difference": high - low, "towers": [{"mean": high}, {"mean": low}]}
+        for high, low in ((0.6, 0.1), (0.5, 0.3))
+    )
+    monkeypatch.setattr(kernels, "towers", lambda run: next(found))
+    apart, grey = kernels.compare({"it": [Run(0, {}, [], Path()), Run(1, {}, [], Path())]})
+    assert (apart.base, apart.other) == ([0.05, 0.05], pytest.approx([0.5, 0.2]))
+    assert (grey.base, grey.other, grey.sign) == ([2 / 3, 2 / 3], [0.1, 0.3], -1)
+
+
+def test_what_ten_views_are_worth_is_told_of_every_augmentation() -> None:
+    """Errors of 30 and 32% in one view, 28 and 29% in ten: 2 and 3 points."""
+
+    def run(one: float, ten: float) -> Run:
+        return Run(0, {1: {"top1_error": one}, 10: {"top1_error": ten}}, [], Path())
+
+    (told,) = augmentation.extra({"neither": [run(0.30, 0.28), run(0.32, 0.29)]})
+    assert "in ten views than in one: neither +2.50 (-3.85 to +8.85)." in told
 
 
 def test_a_network_that_cannot_be_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
@@ -491,7 +528,8 @@ def test_the_page_and_the_picture(tmp_path: Path) -> None:
     text = page.page({"lrn": found})
     assert "| 24.00 instead of 21.00 % wrong, +3.00 (+0.52 to +5.48): **seen** |" in text
     assert "| +1.00 (ours) | seen" in text and "Not tried yet: relu, towers, batch_norm" in text
-    assert "6 runs of 90 seconds on one core each, trained at abc, def." in text
+    assert "6 runs of 90 seconds each. P, 2 cores; Python 3" in text
+    assert "commit abc, runs begun at abc, def. Load" in text
     assert "21.00 (18.52 to 23.48)" in text and "A word more." in text
     first, *_ = (line for line in text.splitlines() if line.startswith("| 2012: #"))
     assert [cell.strip() for cell in first.strip("|").split("|")] == ["2012: #145", "", "", "40.66"]
