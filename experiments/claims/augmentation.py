@@ -28,7 +28,7 @@ def extra(runs: Runs) -> list[str]:
     for name, of in runs.items():
         gain, low, high = mean([run.error(1) - run.error(10) for run in of])
         told.append(f"{name} {gain:+.2f} ({low:+.2f} to {high:+.2f})")
-    return [f"Points fewer are wrong in ten views than in one: {', '.join(told)}."]
+    return [f"The error in one view minus that in ten, in points: {', '.join(told)}."]
 
 
 CLAIM = Claim(

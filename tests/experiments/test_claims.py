@@ -483,7 +483,7 @@ def test_what_ten_views_are_worth_is_told_of_every_augmentation() -> None:
         return Run(0, {1: {"top1_error": one}, 10: {"top1_error": ten}}, [], Path())
 
     (told,) = augmentation.extra({"neither": [run(0.30, 0.28), run(0.32, 0.29)]})
-    assert "in ten views than in one: neither +2.50 (-3.85 to +8.85)." in told
+    assert "minus that in ten, in points: neither +2.50 (-3.85 to +8.85)." in told
 
 
 def test_a_network_that_cannot_be_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
