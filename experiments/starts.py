@@ -284,8 +284,8 @@ def page(about: Row, rows: list[Row]) -> str:
             ]
         )
     head = (
-        "network", "started", "by step", "for good", "highest loss", "spread of logits, first",
-        "last", "fc7 active, first", "loss, last",
+        "network", "started for good", "started by step", "for good by step", "highest loss",
+        "spread of logits, first", "last", "fc7 active, first", "loss, last",
     )  # fmt: skip
     steps = len(rows[0]["losses"]) * EVERY if rows else 0
     chance = rows[0]["chance"] if rows else 0.0

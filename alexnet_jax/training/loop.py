@@ -29,7 +29,8 @@ from alexnet_jax.training.step import State, lighting_steps
 
 Tree = Any
 
-# A third of a run's steps, but at least and at most so many: by then a loss has left chance.
+# A third of a run's steps, but at least and at most so many: by then a loss has left chance. Of 20
+# classes the full network, where it starts at all, has by step 140 (`experiments.starts`).
 STUCK_AFTER = 100, 1_000
 
 

@@ -12,6 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from alexnet_jax.data import sources
+from alexnet_jax.data.dataset import ensure_cache
 from alexnet_jax.data.sources import idx
 from alexnet_jax.data.sources.record import label_of
 from alexnet_jax.errors import UserError
@@ -68,6 +69,38 @@ def test_tfds_names_by_the_file_name_or_else_the_index(tmp_path, key, name):
     fixtures.prepare_tfds(Named, tmp_path)
     source = sources.open_source("tfds:named", str(tmp_path))
     assert source.splits["train"][0][:2] == (name, 1)
+
+
+def test_tfds_of_cifar10_comes_back_pixel_by_pixel(tmp_path):
+    """Its features as TFDS has them: PNGs of 32 pixels, which nothing resizes, and an id."""
+    images = np.random.default_rng(7).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    with tfds.core.registered.skip_registration():
+
+        class Cifar10(fixtures.TinyText):
+            def _info(self):
+                features = {
+                    "id": tfds.features.Text(),
+                    "image": tfds.features.Image(shape=(32, 32, 3)),
+                    "label": tfds.features.ClassLabel(names=["airplane", "automobile"]),
+                }
+                return tfds.core.DatasetInfo(
+                    builder=self, features=tfds.features.FeaturesDict(features)
+                )
+
+            def _split_generators(self, dl_manager):
+                del dl_manager
+                return {"train": self._some("train", 0, 4), "test": self._some("test", 4, 6)}
+
+            def _some(self, split, first, last):
+                for number in range(first, last):
+                    name, png = f"{split}_{number:05}", fixtures.encode(images[number], "PNG")
+                    yield name, {"id": name, "image": png, "label": number % 2}
+
+    fixtures.prepare_tfds(Cifar10, tmp_path)
+    cache = ensure_cache("tfds:cifar10", 32, str(tmp_path))
+    for split, part in (("train", images[:4]), ("test", images[4:])):
+        assert sorted(map(bytes, cache.images[split])) == sorted(map(bytes, part))
+    assert cache.class_names == ("airplane", "automobile")
 
 
 def test_tfds_damaged_files_are_named(tmp_path):

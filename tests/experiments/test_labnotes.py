@@ -65,6 +65,26 @@ def test_the_networks_are_those_of_2012() -> None:
     assert parameters("150") == sum(silent.values())
 
 
+def test_the_unpublished_ones_differ_in_what_they_say() -> None:
+    """The sixth convolution of the two "1 CNN*" sees both towers' 128 maps and has as many; in the
+    others, what follows a layer or where towers talk, and no parameter."""
+    for name in ("146-2012-2011", "146-2012-2009", "141-2009"):
+        assert parameters(name) == 60_965_224 + 3 * 3 * 256 * 256 + 256
+    models = {name: labnotes.configuration(labnotes.BY_NAME[name]).model for name in EXPRESSED}
+    assert models["145"].conv2.after == "activation norm within_map_norm pool"
+    assert models["166"].conv2.after == "norm within_map_norm pool activation"
+    assert models["167"].conv2.after == models["148"].conv2.after == "activation pool"
+    assert models["167"].norm == "lrn" and models["148"].norm == models["110"].norm == "none"
+    assert models["177"].conv4.after == "activation dropout"
+    for name in ("166", "167", "169", "170", "177"):
+        assert parameters(name) == 60_965_224
+    for name, talking in (("145", "conv3"), ("132", "conv4"), ("133", "conv4")):
+        layers = [
+            layer for layer in ("conv2", "conv3", "conv4") if models[name][layer].communicates
+        ]
+        assert layers == [talking]
+
+
 def test_without_overlap_the_maps_are_those_of_147() -> None:
     """55-28-26-13-13-13-11-6."""
     network = settings.network(labnotes.configuration(labnotes.BY_NAME["147"]))
