@@ -82,10 +82,10 @@ def test_the_starts_are_the_measured_ones() -> None:
 def test_what_is_said_of_the_towers_is_measured() -> None:
     """In how many networks they differ, and what silencing one costs."""
     words = " ".join(README.split())
-    (extra,) = result("claims/kernels.json")["embedded_hard 1.1.0"]["extra"]
+    (extra,) = result("claims/kernels.json")["embedded_hard"]["extra"]
     count = re.match(r"In (\d+ of \d+) runs", extra)
     assert count and f"In {count[1]} networks the towers differ" in words
-    hues, patterns = result("claims/lesions.json")["embedded_hard 1.1.0"]["comparisons"]
+    hues, patterns = result("claims/lesions.json")["embedded_hard"]["comparisons"]
     other, coloured = (
         [f"{statistics.mean(of[tower]):.0f}" for of in (hues, patterns)]
         for tower in ("base", "other")

@@ -464,7 +464,9 @@ def test_runs_side_by_side_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> N
     assert places(None) == [""] and places(3) == ["", "", ""]
 
 
-def test_the_greyer_tower_is_compared_with_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_greyer_tower_has_less_than_half_of_the_colour_of_random_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Of two runs the greyer towers have 0.1 and 0.3 of colour."""
     found = iter(
         {"by chance": 0.05, "difference": high - low, "towers": [{"mean": high}, {"mean": low}]}
@@ -473,7 +475,7 @@ def test_the_greyer_tower_is_compared_with_random_weights(monkeypatch: pytest.Mo
     monkeypatch.setattr(kernels, "towers", lambda run: next(found))
     apart, grey = kernels.compare({"it": [Run(0, {}, [], Path()), Run(1, {}, [], Path())]})
     assert (apart.base, apart.other) == ([0.05, 0.05], pytest.approx([0.5, 0.2]))
-    assert (grey.base, grey.other, grey.sign) == ([2 / 3, 2 / 3], [0.1, 0.3], -1)
+    assert (grey.base, grey.other, grey.sign) == ([1 / 3, 1 / 3], [0.1, 0.3], -1)
 
 
 def test_what_ten_views_are_worth_is_told_of_every_augmentation() -> None:
