@@ -2,8 +2,8 @@
 
 The share of colour of a kernel is that of its squared weights off the grey axis (see
 `alexnet_jax.pictures.colour`). How far apart the towers' means are is compared with what chance
-gives, the same kernels dealt to two towers at random. Largely grey is one with less than half of the
-colour of random weights. In how many runs the towers differ stands beside.
+gives, the same kernels dealt to two towers at random. One is largely grey that has less than half
+of the colour of random weights. In how many runs the towers differ stands beside.
 """
 
 from typing import Any
