@@ -37,9 +37,6 @@ grey ones about colours or one without padding about borders, or where it was no
 mean of five seeds can be from that of many is shown by the list below, where a network was trained
 with both.
 
-On `fashion_mnist_small` ReLU against tanh was run with the initial weights of 2012, and not yet
-with those that its text describes.
-
 What `embedded_hard` looks like, its rate and its epochs were chosen on validation images, to give
 an error of 15 to 35% and seeds that differ little; the epochs of `fashion_mnist_small` after the
 test of two runs of the network as it is ([experiments/README.md](../../README.md)). Within a claim
