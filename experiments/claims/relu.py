@@ -20,7 +20,7 @@ from experiments.claims.curves import at_the_end, steps_until
 
 ERROR = 0.25  # of the training images
 GREYS = 50.0  # by which a pixel deviates from the mean image, or thereabouts
-RATES = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+RATES = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 def four_layers(activation: str, rate: float) -> Change:
