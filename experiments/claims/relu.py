@@ -18,6 +18,7 @@ from alexnet_jax import settings
 from experiments.claims.claim import RATIO, Change, Claim, Comparison, Runs
 from experiments.claims.curves import at_the_end, steps_until
 
+ACTIVATIONS = ("relu", "tanh")
 ERROR = 0.25  # of the training images
 GREYS = 50.0  # by which a pixel deviates from the mean image, or thereabouts
 RATES = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -65,7 +66,7 @@ def chosen(runs: Runs) -> list[str]:
         steps, error = (math.inf if math.isnan(number) else number for number in found)
         return steps, error
 
-    return [min((name(a, rate) for rate in RATES), key=order) for a in ("relu", "tanh")]
+    return [min((name(a, rate) for rate in RATES), key=order) for a in ACTIVATIONS]
 
 
 def compare(runs: Runs) -> list[Comparison]:
@@ -76,9 +77,17 @@ def compare(runs: Runs) -> list[Comparison]:
     return [Comparison(what, RATIO, [1.0] * len(ratios), ratios, 1, 5.0, "Figure 1")]
 
 
+def extra(runs: Runs) -> list[str]:
+    """Whether a rate that was chosen is the lowest or highest that was tried."""
+    ends = {name(activation, rate) for activation in ACTIVATIONS for rate in (RATES[0], RATES[-1])}
+    found = [arm for arm in runs if arm in ends]
+    told = f"Of the rates that were tried {' and '.join(found)} is at an end: one beyond may be faster."
+    return [told] if found else []
+
+
 ARMS: Mapping[str, Change] = {
     name(activation, rate): four_layers(activation, rate)
-    for activation in ("relu", "tanh")
+    for activation in ACTIVATIONS
     for rate in RATES
 }
 CLAIM = Claim(
@@ -89,6 +98,7 @@ CLAIM = Claim(
     arms=ARMS,
     compare=compare,
     chosen=chosen,
+    extra=extra,
     level=ERROR,
     caveat="the four layers are conv1, conv2, fc6 and the last, with the norms that the network "
     "has; initial weights are the same for both, those of conv1 a tenth of 2012's, and no bias is "

@@ -158,6 +158,13 @@ def test_rates_are_chosen_by_a_run_that_is_not_compared() -> None:
     assert found.other == pytest.approx([3, 3]) and found.base == [1, 1]
 
 
+def test_a_rate_at_the_end_of_those_tried_is_told() -> None:
+    """One beyond may be faster, and the ratio another."""
+    assert relu.extra({relu.name("relu", 0.002): [], relu.name("tanh", 0.05): []}) == []
+    (told,) = relu.extra({relu.name("relu", 0.002): [], relu.name("tanh", relu.RATES[-1]): []})
+    assert told.startswith(f"Of the rates that were tried tanh at {relu.RATES[-1]:g} is at an end")
+
+
 def test_who_never_learns_is_no_tie() -> None:
     """At no rate tanh comes to the error: the rate that came nearest is compared, and nothing can
     be told; a run without a step is the last to be taken."""
