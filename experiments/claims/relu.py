@@ -81,7 +81,7 @@ def extra(runs: Runs) -> list[str]:
     """Whether a rate that was chosen is the lowest or highest that was tried."""
     ends = {name(activation, rate) for activation in ACTIVATIONS for rate in (RATES[0], RATES[-1])}
     found = [arm for arm in runs if arm in ends]
-    told = f"Of the rates that were tried {' and '.join(found)} is at an end: others may be faster."
+    told = f"At an end of the rates that were tried: {', '.join(found)}; others may be faster."
     return [told] if found else []
 
 

@@ -162,7 +162,7 @@ def test_a_rate_at_the_end_of_those_tried_is_told() -> None:
     """One beyond may be faster, and the ratio another."""
     assert relu.extra({relu.name("relu", 0.002): [], relu.name("tanh", 0.05): []}) == []
     (told,) = relu.extra({relu.name("relu", 0.002): [], relu.name("tanh", relu.RATES[-1]): []})
-    assert told.startswith(f"Of the rates that were tried tanh at {relu.RATES[-1]:g} is at an end")
+    assert told.startswith(f"At an end of the rates that were tried: tanh at {relu.RATES[-1]:g};")
 
 
 def test_who_never_learns_is_no_tie() -> None:
